@@ -76,6 +76,8 @@ pub(crate) mod output;
 
 pub(crate) mod parquet;
 
+pub(crate) mod compression;
+
 pub(crate) mod site;
 
 pub(crate) mod settings;

@@ -262,7 +262,8 @@ pub(super) struct InputArgs {
 pub(super) struct OutputArgs {
     /// Answers in input order (required)
     ///
-    /// The run folder, with the files that a resumed run needs, is FILE.run.
+    /// The endings .jsonl, .csv, .tsv and .parquet choose the format; .gz or .zst after one of the first three compresses
+    /// the file. The run folder, with the files that a resumed run needs, is FILE.run.
     #[arg(long, short, value_name = "FILE")]
     output: Option<String>,
     /// Keep shard files on each node until the end, if nodes do not share FILE.run
@@ -276,7 +277,7 @@ pub(super) struct OutputArgs {
     ///
     /// An input in the format of OpenAI's batch API gives openai-batch, any other jsonl.
     #[arg(long, value_name = "FORMAT", hide_short_help = true,
-          value_parser = choices(["jsonl", "openai-batch", "csv", "parquet"]))]
+          value_parser = choices(["jsonl", "openai-batch", "csv", "tsv", "parquet"]))]
     output_format: Option<String>,
     /// Remove an earlier run and its answers first
     #[arg(long)]
@@ -326,6 +327,8 @@ pub(super) struct OutputArgs {
     #[arg(long, hide_short_help = true)]
     no_echo: bool,
     /// Copy the input row into each answer
+    ///
+    /// JSON lines get a key `row`; tables get a column for each field, with row_ before a name that another column has.
     #[arg(long)]
     keep_row: bool,
     /// Do not write report.html and summary.json

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::{
-    job::{self, JobError, JobVerdict},
+    job::{self, JobError, JobVerdict, MergeRequest},
     output::AnswerFormat,
     settings::AggregateSpec,
 };
@@ -13,26 +13,38 @@ use crate::{
 #[command(after_help = "\
 Examples:
   aurora-swarm merge answers.jsonl
-  aurora-swarm merge answers.jsonl --partial --output so-far.csv --output-format csv
+  aurora-swarm merge answers.jsonl --output answers.csv
+  aurora-swarm merge answers.jsonl --partial --output so-far.parquet --overwrite
   aurora-swarm merge answers.jsonl --aggregate majority:/verdict --aggregate failures
 
 Exit codes:
   0  the file was written
   2  wrong command line
-  5  no run found, or prompts remain and --partial is missing")]
+  5  no run found, prompts remain and --partial is missing, or --output must not be replaced")]
 pub(super) struct MergeArgs {
     /// The run: its --output FILE, or its folder
     run: String,
     /// Merge the answers so far, although prompts remain
     #[arg(long)]
     partial: bool,
-    /// Output file [default: the run's own; with --partial, that name and .partial]
+    /// Output file [default: the run's own; with --partial answers.partial.jsonl for answers.jsonl]
+    ///
+    /// The endings .jsonl, .csv, .tsv and .parquet choose the format; .gz or .zst after one of the first three compresses
+    /// the file.
     #[arg(long, short, value_name = "FILE")]
     output: Option<String>,
-    /// Output format [default: the run's]
+    /// Output format [default: by the ending of --output, else the run's]
     #[arg(long, value_name = "FORMAT")]
     output_format: Option<MergeFormat>,
+    /// Replace an existing --output that is not the run's own
+    ///
+    /// An input of the run is never replaced.
+    #[arg(long)]
+    overwrite: bool,
     /// Aggregate over all answers, as in `run` (repeatable) [default: the run's]
+    ///
+    /// Earlier aggregates beside the output are kept and computed again. An output that is complete already is not
+    /// written again.
     #[arg(long, value_name = "KIND")]
     aggregate: Vec<AggregateSpec>,
 }
@@ -42,6 +54,7 @@ enum MergeFormat {
     Jsonl,
     OpenaiBatch,
     Csv,
+    Tsv,
     Parquet,
 }
 
@@ -51,8 +64,10 @@ impl MergeArgs {
             MergeFormat::Jsonl => AnswerFormat::Jsonl,
             MergeFormat::OpenaiBatch => AnswerFormat::OpenaiBatch,
             MergeFormat::Csv => AnswerFormat::Csv,
+            MergeFormat::Tsv => AnswerFormat::Tsv,
             MergeFormat::Parquet => AnswerFormat::Parquet,
         });
-        job::merge_shards(&self.run, self.partial, self.output.as_deref(), format, self.aggregate)
+        let Self { run, partial, overwrite, output, aggregate, .. } = self;
+        job::merge_shards(&MergeRequest { run, partial, overwrite, output, format, aggregate })
     }
 }

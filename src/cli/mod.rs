@@ -130,11 +130,14 @@ fn build_command() -> clap::Command {
     })
 }
 
-/// Lets a repeated option count the last time, so that scripts can end with "$@"; names the variable of each setting in
-/// `--help`; and lists `--help` below "Running" if there is such a heading, so that arguments come first.
+/// Lets a repeated option count the last time, so that scripts can end with "$@", except for `--output`: two names are a
+/// mistake that costs a run. Names the variable of each setting in `--help`; and lists `--help` below "Running" if there is such a heading, so that arguments come first.
 fn complete_command(command: clap::Command) -> clap::Command {
     const LAST_HEADING: &str = "Running";
-    let command = command.args_override_self(true).mut_args(|argument| {
+    let command = command.mut_args(|argument| {
+        let id = argument.get_id().clone();
+        let takes_last = !matches!(argument.get_action(), ArgAction::Append) && id != "output";
+        let argument = if takes_last { argument.overrides_with(id) } else { argument };
         let Some(key) = flags::setting_key(&argument) else { return argument };
         let variable = environment_variable(key);
         let help = argument.get_long_help().or_else(|| argument.get_help());

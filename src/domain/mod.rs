@@ -3,6 +3,7 @@
 //! Owns what holds everywhere: prompts and outcomes, how values merge, what a server reports about itself. Knows
 //! nothing of MPI, HTTP, files or the environment; depends on serde and std only.
 
+mod answer_columns;
 mod answer_flaws;
 mod bit_set;
 mod catch_panic;
@@ -19,6 +20,9 @@ mod server_info;
 mod tally;
 mod url;
 
+pub(crate) use answer_columns::{
+    ColumnSurvey, ColumnType, FoundColumns, LineSection, ParsedAnswer, plain_text,
+};
 pub(crate) use answer_flaws::{AnswerFlaws, FlawCounts};
 pub(crate) use bit_set::BitSet;
 #[cfg(feature = "parquet")]

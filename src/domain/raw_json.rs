@@ -12,6 +12,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 /// Members of an object in their order, with values as raw JSON.
+#[derive(Default)]
 pub(crate) struct JsonMembers<'a>(Vec<(Cow<'a, str>, &'a str)>);
 
 impl<'a> JsonMembers<'a> {
@@ -37,6 +38,14 @@ impl<'a> JsonMembers<'a> {
     /// Returns the raw JSON of the member with this name, unless it is null: in rows a null means that a value is absent.
     pub(crate) fn value(&self, name: &str) -> Option<&'a str> {
         self.get(name).filter(|json| *json != "null")
+    }
+
+    /// Like [`get`](Self::get), and fast for a member that is at this position.
+    pub(crate) fn get_near(&self, name: &str, position: usize) -> Option<&'a str> {
+        match self.0.get(position) {
+            Some((known, json)) if known == name => Some(json),
+            _ => self.get(name),
+        }
     }
 
     pub(crate) fn member_names(&self) -> Vec<String> {

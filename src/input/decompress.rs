@@ -1,12 +1,12 @@
 //! Decompression and spooling: standard input and compressed files are copied to plain files once, because rows are
 //! read again by offset and a stream has no offsets.
 //!
-//! Owns the compressions, the columns that a Parquet file must have, and the copy. The folder of the copy is chosen in
-//! `job/setup/scan.rs`.
+//! Owns the columns that a Parquet file must have, and the copy. The streams are in
+//! [`compression`](crate::compression), and the folder of the copy is chosen in `job/setup/scan.rs`.
 
 use std::{
     fs::File,
-    io::{self, BufReader, Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -15,7 +15,7 @@ use super::{
     format::compression_of,
     row::{header::check_prompt_columns, rules::leads_through, template::PromptTemplate},
 };
-use crate::parquet::ParquetReader;
+use crate::{compression::Compression, parquet::ParquetReader};
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -32,11 +32,8 @@ pub(crate) fn open_decompressed(
     let open = || File::open(path).map_err(io);
     let bytes: Box<dyn Read> = match compression_of(path) {
         FileCompression::Plain => Box::new(open()?),
-        // Many tools append member to member. A single-member decoder would silently stop after the first.
-        FileCompression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(
-            BufReader::with_capacity(BUFFER_BYTES, open()?),
-        )),
-        FileCompression::Zstd => Box::new(zstd::stream::read::Decoder::new(open()?).map_err(io)?),
+        FileCompression::Gzip => Compression::Gzip.open_reader(open()?).map_err(io)?,
+        FileCompression::Zstd => Compression::Zstd.open_reader(open()?).map_err(io)?,
         FileCompression::Parquet => Box::new(open_parquet(path, rules)?),
     };
     Ok(Box::new(NamedStream { path: path.to_path_buf(), bytes }))
@@ -148,8 +145,8 @@ impl Read for NamedStream {
 mod tests {
     use super::*;
 
-    fn gzip_bytes(text: &[u8]) -> Vec<u8> {
-        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    fn pack(kind: Compression, text: &[u8]) -> Vec<u8> {
+        let mut packer = kind.open_writer(Vec::new()).unwrap();
         packer.write_all(text).unwrap();
         packer.finish().unwrap()
     }
@@ -159,8 +156,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let text: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
         let (one, two) = text.split_at(text.len() / 3);
-        let gz = [gzip_bytes(one), gzip_bytes(two)].concat();
-        let zst = [zstd::encode_all(one, 1).unwrap(), zstd::encode_all(two, 1).unwrap()].concat();
+        let packed = |kind| [pack(kind, one), pack(kind, two)].concat();
+        let (gz, zst) = (packed(Compression::Gzip), packed(Compression::Zstd));
         for (name, packed) in [("x.txt.gz", gz), ("x.txt.zst", zst), ("x.txt", text.clone())] {
             let (from, to) = (folder.path().join(name), folder.path().join("plain"));
             std::fs::write(&from, packed).unwrap();
@@ -187,7 +184,7 @@ mod tests {
     fn a_truncated_file_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let torn = folder.path().join("x.txt.gz");
-        std::fs::write(&torn, &gzip_bytes(b"abcdefghijklmnopqrstuvwxyz")[..20]).unwrap();
+        std::fs::write(&torn, &pack(Compression::Gzip, b"abcdefghijklmnopqrstuvwxyz")[..20]).unwrap();
         let error = spool_stream(
             &mut open_decompressed(&torn, &InputRules::default()).unwrap(),
             &folder.path().join("to"),

@@ -21,7 +21,8 @@ mod setup;
 mod tree_reduce;
 
 pub(crate) use crate::job::commands::check::run_check;
-pub(crate) use crate::job::commands::offline::{merge_shards, plan_run};
+pub(crate) use crate::job::commands::merge::{MergeRequest, merge_shards};
+pub(crate) use crate::job::commands::plan::plan_run;
 pub(crate) use crate::job::commands::report::report_run;
 pub use crate::job::commands::session::TreeReduction;
 pub(crate) use crate::job::commands::session::{CallSpec, JobSession, session_exit_code};

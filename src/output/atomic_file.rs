@@ -1,7 +1,7 @@
 //! Atomic files: written beside their destination as `FILE.part`, synced, and renamed, so that they are absent or complete.
 //!
-//! Owns the gathered file in all its formats, and small files that are replaced as a whole. Shard files, which are appended
-//! to, are in [`shards`](crate::shards).
+//! Owns the replacement, and small files that are replaced as a whole. The formats of the gathered file are in
+//! `output/output_file.rs`; shard files, which are appended to, are in [`shards`](crate::shards).
 
 use std::{
     fs::File,
@@ -9,79 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{AnswerFormat, OutputError, RunIdentity};
-use crate::parquet::ParquetWriter;
-
-/// The gathered file while it is written.
-#[derive(Debug)]
-pub(crate) struct OutputFile(OutputSink);
-
-#[derive(Debug)]
-enum OutputSink {
-    TextLines { file: AtomicFile, format: AnswerFormat, run: RunIdentity },
-    ParquetTable(Box<ParquetWriter<AtomicFile>>, PathBuf),
-}
-
-impl OutputFile {
-    /// Creates the file for this destination and format. An unwritable folder fails here, before any work, not at the end.
-    ///
-    /// # Errors
-    /// Fails if the file beside the destination cannot be created.
-    pub(crate) fn create(destination: &Path, format: AnswerFormat) -> Result<Self, OutputError> {
-        let mut file = AtomicFile::create(destination)?;
-        if format == AnswerFormat::Parquet {
-            let part = file.part_path.clone();
-            let table = ParquetWriter::try_new(file)
-                .map_err(OutputError::io_error("cannot write", &part))?;
-            return Ok(Self(OutputSink::ParquetTable(Box::new(table), part)));
-        }
-        file.write_bytes(&format.file_header())?;
-        Ok(Self(OutputSink::TextLines { file, format, run: RunIdentity::default() }))
-    }
-
-    /// Sets the run that the answers belong to.
-    #[must_use]
-    pub(crate) fn for_run(mut self, identity: RunIdentity) -> Self {
-        if let OutputSink::TextLines { run, .. } = &mut self.0 {
-            *run = identity;
-        }
-        self
-    }
-
-    /// Appends an answer, given as its line of a shard file.
-    ///
-    /// # Errors
-    /// Fails if the file cannot be written.
-    pub(crate) fn write_answer(&mut self, line: &[u8]) -> Result<(), OutputError> {
-        match &mut self.0 {
-            OutputSink::TextLines { file, format, run } => match format.convert_line(line, run) {
-                Ok(Some(shaped)) => file.write_bytes(&shaped),
-                Ok(None) => file.write_bytes(line),
-                Err(reason) => {
-                    Err(OutputError::io_error("cannot convert an answer for", &file.part_path)(
-                        io::Error::new(io::ErrorKind::InvalidData, reason),
-                    ))
-                }
-            },
-            OutputSink::ParquetTable(table, part) => {
-                table.write_answer(line).map_err(OutputError::io_error("cannot write", part))
-            }
-        }
-    }
-
-    /// Syncs the file and renames it to its destination.
-    ///
-    /// # Errors
-    /// Fails if the file cannot be written or renamed.
-    pub(crate) fn finish(self) -> Result<(), OutputError> {
-        match self.0 {
-            OutputSink::TextLines { file, .. } => file.commit(),
-            OutputSink::ParquetTable(table, part) => {
-                table.finish().map_err(OutputError::io_error("cannot write", &part))?.commit()
-            }
-        }
-    }
-}
+use super::OutputError;
+use crate::compression::Compression;
 
 /// A file that is written in pieces and absent until it is complete. Dropped without [`AtomicFile::commit`], it is removed:
 /// on a full disk its space is needed.
@@ -108,6 +37,11 @@ impl AtomicFile {
             part_path: part,
             destination: destination.to_owned(),
         })
+    }
+
+    /// Returns the path until the file is complete.
+    pub(super) fn part_path(&self) -> &Path {
+        &self.part_path
     }
 
     /// Appends bytes.
@@ -142,14 +76,21 @@ impl Write for AtomicFile {
     }
 }
 
-/// Returns the path of a file derived from the answers, beside them: `answers.ENDING` for `answers.jsonl`, and
-/// `answers.partial.ENDING` for `answers.jsonl.partial`.
+/// Returns the path of a file derived from the answers, beside them: `answers.ENDING` for `answers.jsonl` and for
+/// `answers.jsonl.gz`.
 #[must_use]
 pub(crate) fn answers_sibling_path(answers: &Path, ending: &str) -> PathBuf {
-    let partial = answers.extension().is_some_and(|it| it == "partial");
-    let own = if partial { answers.with_extension("") } else { answers.to_owned() };
-    let ending = if partial { format!("partial.{ending}") } else { ending.to_owned() };
-    own.with_extension(ending)
+    Compression::split_path(answers).1.with_extension(ending)
+}
+
+/// Returns the path of the answers so far, beside the answers: `answers.partial.jsonl.gz` for `answers.jsonl.gz`, so that
+/// tools still find the ending.
+#[must_use]
+pub(crate) fn partial_answers_path(answers: &Path) -> PathBuf {
+    let (_, plain) = Compression::split_path(answers);
+    let name = answers.file_name().unwrap_or_default().to_string_lossy();
+    let stem = plain.file_stem().unwrap_or_default().to_string_lossy();
+    answers.with_file_name(format!("{stem}.partial{}", &name[stem.len()..]))
 }
 
 /// Replaces a JSON file atomically.
@@ -229,32 +170,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_absent_until_it_is_complete() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("answers.jsonl");
-        let mut output = OutputFile::create(&path, AnswerFormat::Jsonl).expect("made");
-        output.write_answer(b"{\"id\":1}\n").expect("written");
-        assert!(!path.exists());
-        output.finish().expect("finished");
-        assert_eq!(std::fs::read(&path).expect("there"), b"{\"id\":1}\n");
-        let mut output = OutputFile::create(&path, AnswerFormat::Jsonl).expect("made");
-        output.write_answer(b"{}\n").expect("written");
-        drop(output);
-        assert_eq!(std::fs::read(&path).expect("there"), b"{\"id\":1}\n");
-        assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1, "no parts");
-        assert!(
-            OutputFile::create(&folder.path().join("no/such/file"), AnswerFormat::Jsonl).is_err()
-        );
-    }
-
-    #[test]
     fn derived_files_lie_beside_the_answers() {
         for (answers, expected) in [
             ("a/answers.jsonl", "a/answers.x.json"),
             ("a/answers", "a/answers.x.json"),
-            ("a.b/answers.jsonl.partial", "a.b/answers.partial.x.json"),
+            ("a.b/answers.partial.jsonl", "a.b/answers.partial.x.json"),
+            ("answers.csv.gz", "answers.x.json"),
         ] {
             assert_eq!(answers_sibling_path(Path::new(answers), "x.json"), Path::new(expected));
+        }
+        for (answers, expected) in [
+            ("a.b/answers.jsonl", "a.b/answers.partial.jsonl"),
+            ("answers.tsv.ZST", "answers.partial.tsv.ZST"),
+            ("a.b/answers", "a.b/answers.partial"),
+            ("é.csv", "é.partial.csv"),
+        ] {
+            assert_eq!(partial_answers_path(Path::new(answers)), Path::new(expected));
         }
     }
 }

@@ -3,7 +3,11 @@
 //! Its final counts are written after everything else, so they prove that a run is finished, which a launcher's exit code
 //! does not. `submitted = answered + failed + open`, always. The records of sessions are in `output/history.rs`.
 
-use std::{collections::BTreeMap, path::Path, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -31,6 +35,9 @@ pub(crate) struct Manifest {
     pub counts: PromptCounts,
     /// Paths of the input files, as given.
     pub input: Vec<String>,
+    /// Working directory of the latest session, in which relative paths of the input are resolved.
+    #[serde(default)]
+    pub directory: Option<PathBuf>,
     /// Hash of the input's bytes.
     pub fingerprint: String,
     /// Path of the gathered answers.
@@ -192,6 +199,7 @@ impl Manifest {
             state: RunState::Running,
             counts: PromptCounts::new(rows, 0, 0),
             input: Vec::new(),
+            directory: None,
             fingerprint: fingerprint.into(),
             output: output.into(),
             format: AnswerFormat::Jsonl,

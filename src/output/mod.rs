@@ -7,17 +7,20 @@
 
 mod atomic_file;
 mod counts;
+mod delimited;
 mod format;
 mod heartbeat;
 mod history;
 mod json_lines_log;
 mod manifest;
 mod openai_batch;
+mod output_file;
 mod samples;
 mod timelines;
 
 pub(crate) use atomic_file::{
-    AtomicFile, OutputFile, answers_sibling_path, part_path, replace_file, write_json, write_text,
+    AtomicFile, answers_sibling_path, part_path, partial_answers_path, replace_file, write_json,
+    write_text,
 };
 pub(crate) use counts::{LostRank, PromptCounts};
 pub(crate) use format::AnswerFormat;
@@ -27,6 +30,7 @@ pub(crate) use manifest::{
     InputChange, Manifest, ReduceProgress, RunChange, RunPhase, RunState, unix_seconds,
 };
 pub(crate) use openai_batch::RunIdentity;
+pub(crate) use output_file::OutputFile;
 pub(crate) use samples::{RecentThroughput, RunSample, append_sample, read_samples};
 pub(crate) use timelines::{StartTimeline, append_timeline, read_timelines};
 
@@ -50,6 +54,20 @@ pub enum OutputError {
 }
 
 impl OutputError {
+    /// Returns whether the same operation would fail again until files or permissions are changed.
+    pub(crate) fn is_lasting(&self) -> bool {
+        use std::io::ErrorKind::{
+            InvalidFilename, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem,
+        };
+        match self {
+            Self::Io { error, .. } => matches!(
+                error.kind(),
+                InvalidFilename | IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem
+            ),
+            Self::Manifest { .. } => true,
+        }
+    }
+
     pub(crate) fn io_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |error| Self::Io { what, path, error }

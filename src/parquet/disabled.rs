@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::NOT_BUILT_IN;
+use crate::domain::FoundColumns;
 
 /// Stand-in for the rows of a Parquet file. It is never constructed.
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// Always [`Unsupported`](io::ErrorKind::Unsupported).
-    pub(crate) fn try_new(_: W) -> io::Result<Self> {
+    pub(crate) fn try_new(_: W, _: &FoundColumns) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, NOT_BUILT_IN))
     }
 

@@ -1,10 +1,10 @@
 //! The Parquet writer: answers as a table with the columns of an answer, named and nested as in its line of JSON.
 //!
-//! Owns the schema. Values without a fixed shape (`params`, `messages`, a kept `row`) are columns of JSON text, and an
-//! id is its text. Memory is one row group under construction, whatever the number of answers.
+//! Owns the schema. Values without a fixed shape (`params`, `messages`) are columns of JSON text, and an id is its text.
+//! The columns that depend on the answers are found in [`ColumnSurvey`](crate::domain::ColumnSurvey). Memory is one row
+//! group under construction, whatever the number of answers.
 
 use std::{
-    borrow::Cow,
     io::{self, Write},
     sync::Arc,
 };
@@ -17,8 +17,15 @@ use parquet::{
     file::properties::WriterProperties,
     schema::types::ColumnPath,
 };
-use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
+use serde::{
+    Serialize, Serializer,
+    ser::{Error as _, SerializeMap as _},
+};
+
+use crate::domain::{
+    ColumnType, FoundColumns, LineSection, ParsedAnswer, plain_text,
+    raw_json::list_elements,
+};
 
 /// Rows per batch that is passed to the Parquet writer; a batch also ends at [`BATCH_BYTES`].
 const BATCH_ROWS: usize = 1024;
@@ -28,6 +35,7 @@ const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Writer of a table of answers.
 pub(crate) struct ParquetWriter<W: Write + Send> {
+    columns: Vec<TableColumn>,
     decoder: Decoder,
     bytes: usize,
     writer: ArrowWriter<W>,
@@ -38,12 +46,14 @@ impl<W: Write + Send> ParquetWriter<W> {
     ///
     /// # Errors
     /// An error of the output stream.
-    pub(crate) fn try_new(to: W) -> io::Result<Self> {
-        let schema = Arc::new(answer_schema());
+    pub(crate) fn try_new(to: W, found: &FoundColumns) -> io::Result<Self> {
+        let columns = table_columns(found);
+        let fields: Vec<Field> = columns.iter().map(|column| column.field.clone()).collect();
+        let schema = Arc::new(Schema::new(fields));
         let decoder = ReaderBuilder::new(schema.clone()).build_decoder().map_err(to_io_error)?;
         let writer =
             ArrowWriter::try_new(to, schema, Some(writer_properties()?)).map_err(to_io_error)?;
-        Ok(Self { decoder, bytes: 0, writer })
+        Ok(Self { columns, decoder, bytes: 0, writer })
     }
 
     /// Writes the next answer, given as its line of JSON.
@@ -51,8 +61,13 @@ impl<W: Write + Send> ParquetWriter<W> {
     /// # Errors
     /// A line that is not an answer, or an error of the output stream.
     pub(crate) fn write_answer(&mut self, line: &[u8]) -> io::Result<()> {
-        let answer: ParquetAnswer<'_> = serde_json::from_slice(line)?;
-        self.decoder.serialize(&[answer]).map_err(to_io_error)?;
+        let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
+        let answer = ParsedAnswer::parse_line(line).map_err(invalid)?;
+        let row = TableRow { columns: &self.columns, answer: &answer };
+        if let Some(missing) = row.missing_member() {
+            return Err(invalid(format!("an answer without `{missing}`")));
+        }
+        self.decoder.serialize(&[row]).map_err(to_io_error)?;
         self.bytes += line.len();
         if self.decoder.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
             self.flush_batch()
@@ -109,125 +124,156 @@ fn writer_properties() -> io::Result<WriterProperties> {
     Ok(builder.build())
 }
 
-fn answer_schema() -> Schema {
+/// A column, and the member of an answer's line that it shows.
+struct TableColumn {
+    field: Field,
+    section: LineSection,
+    member: String,
+    position: usize,
+    /// Columns of a structure.
+    children: Vec<Self>,
+}
+
+impl TableColumn {
+    fn new(section: LineSection, field: Field) -> Self {
+        let member = field.name().clone();
+        Self { field, section, member, position: 0, children: Vec::new() }
+    }
+
+    /// Creates the column of a section: a structure of these fields and of those found.
+    fn with_children(name: &str, section: LineSection, fields: Vec<Field>, found: &FoundColumns) -> Self {
+        let mut children: Vec<Self> =
+            fields.into_iter().map(|field| Self::new(section, field)).collect();
+        for column in found.columns.iter().filter(|column| column.section == section) {
+            let field = Field::new(&column.member, data_type(column.column_type), true);
+            children.push(Self { position: column.position, ..Self::new(section, field) });
+        }
+        let fields: Vec<Field> = children.iter().map(|child| child.field.clone()).collect();
+        let field = Field::new(name, DataType::Struct(Fields::from(fields)), true);
+        Self { children, ..Self::new(LineSection::Answer, field) }
+    }
+}
+
+fn data_type(column_type: ColumnType) -> DataType {
+    match column_type {
+        ColumnType::Boolean => DataType::Boolean,
+        ColumnType::Integer => DataType::Int64,
+        ColumnType::Float => DataType::Float64,
+        ColumnType::Text => DataType::Utf8,
+    }
+}
+
+/// Returns all columns of a table in their order.
+fn table_columns(found: &FoundColumns) -> Vec<TableColumn> {
     use DataType::{Boolean, Float64, Int32, Int64, Utf8};
-    let required = |name: &str, kind: DataType| Field::new(name, kind, false);
     let optional = |name: &str, kind: DataType| Field::new(name, kind, true);
-    let structure = |fields: Vec<Field>| DataType::Struct(Fields::from(fields));
-    Schema::new(vec![
-        required("id", Utf8),
-        required("index", Int64),
-        optional("prompt", Utf8),
-        optional("messages", Utf8),
-        optional("response", Utf8),
-        optional("responses", DataType::new_list(Utf8, true)),
-        optional("reasoning", Utf8),
-        optional("model", Utf8),
-        required("success", Boolean),
-        optional(
-            "error",
-            structure(vec![
-                optional("kind", Utf8),
-                optional("message", Utf8),
-                optional("status", Int32),
-            ]),
-        ),
-        optional("finish_reason", Utf8),
-        optional(
-            "usage",
-            structure(vec![
-                optional("prompt_tokens", Int64),
-                optional("completion_tokens", Int64),
-                optional("estimated", Boolean),
-            ]),
-        ),
-        optional("params", Utf8),
-        optional(
-            "served",
-            structure(vec![
-                optional("endpoint", Utf8),
-                optional("api", Utf8),
-                optional("host", Utf8),
-                optional("rank", Int32),
-                optional("latency_s", Float64),
-                optional("attempts", Int64),
-                optional("row", Utf8),
-            ]),
-        ),
+    let plain = |name: &str, kind: DataType, is_optional: bool| {
+        TableColumn::new(LineSection::Answer, Field::new(name, kind, is_optional))
+    };
+    let error =
+        vec![optional("kind", Utf8), optional("message", Utf8), optional("status", Int32)];
+    let usage = vec![
+        optional("prompt_tokens", Int64),
+        optional("completion_tokens", Int64),
+        optional("estimated", Boolean),
+    ];
+    let served = vec![
+        optional("endpoint", Utf8),
+        optional("api", Utf8),
+        optional("host", Utf8),
+        optional("rank", Int32),
+        optional("latency_s", Float64),
+        optional("attempts", Int64),
         optional("row", Utf8),
-    ])
+    ];
+    let mut columns = vec![
+        plain("id", Utf8, false),
+        plain("index", Int64, false),
+        plain("prompt", Utf8, true),
+        plain("messages", Utf8, true),
+        plain("response", Utf8, true),
+        plain("responses", DataType::new_list(Utf8, true), true),
+        plain("reasoning", Utf8, true),
+        plain("model", Utf8, true),
+        plain("success", Boolean, false),
+        TableColumn::with_children("error", LineSection::Error, error, found),
+        plain("finish_reason", Utf8, true),
+        TableColumn::with_children("usage", LineSection::Usage, usage, found),
+        plain("params", Utf8, true),
+        TableColumn::with_children("served", LineSection::Served, served, found),
+    ];
+    // Kept rows with too many different fields; otherwise each field has its column, and this one is null.
+    let mut row = plain("row", Utf8, true);
+    if !found.keeps_rows_whole {
+        row.member = String::new();
+    }
+    columns.push(row);
+    let sections = [LineSection::Answer, LineSection::Row];
+    for column in found.columns.iter().filter(|column| sections.contains(&column.section)) {
+        columns.push(TableColumn {
+            member: column.member.clone(),
+            position: column.position,
+            ..TableColumn::new(column.section, optional(&column.name, data_type(column.column_type)))
+        });
+    }
+    columns
 }
 
-/// An answer as it is deserialised from its line and serialised to columns.
-#[derive(Deserialize, Serialize)]
-struct ParquetAnswer<'a> {
-    #[serde(borrow, serialize_with = "serialize_id")]
-    id: &'a RawValue,
-    index: u64,
-    #[serde(borrow, serialize_with = "serialize_prompt")]
-    prompt: Option<&'a RawValue>,
-    #[serde(borrow, serialize_with = "serialize_json")]
-    messages: Option<&'a RawValue>,
-    response: Option<Cow<'a, str>>,
-    responses: Option<Vec<Cow<'a, str>>>,
-    reasoning: Option<Cow<'a, str>>,
-    model: Option<Cow<'a, str>>,
-    success: bool,
-    error: Option<ParquetFailure<'a>>,
-    finish_reason: Option<Cow<'a, str>>,
-    usage: Option<ParquetUsage>,
-    #[serde(borrow, serialize_with = "serialize_json")]
-    params: Option<&'a RawValue>,
-    served: Option<ParquetServed<'a>>,
-    #[serde(borrow, serialize_with = "serialize_json")]
-    row: Option<&'a RawValue>,
+/// An answer as it is serialised to columns.
+struct TableRow<'r> {
+    columns: &'r [TableColumn],
+    answer: &'r ParsedAnswer<'r>,
 }
 
-#[derive(Deserialize, Serialize)]
-struct ParquetFailure<'a> {
-    kind: Option<Cow<'a, str>>,
-    message: Option<Cow<'a, str>>,
-    status: Option<u16>,
-}
-
-#[derive(Deserialize, Serialize)]
-struct ParquetUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    estimated: Option<bool>,
-}
-
-#[derive(Deserialize, Serialize)]
-struct ParquetServed<'a> {
-    endpoint: Option<Cow<'a, str>>,
-    api: Option<Cow<'a, str>>,
-    host: Option<Cow<'a, str>>,
-    rank: Option<u32>,
-    latency_s: Option<f64>,
-    attempts: Option<u32>,
-    row: Option<Cow<'a, str>>,
-}
-
-/// Serialises an id as its text: ids are compared by it, so that the number 7 and the string "7" are the same.
-fn serialize_id<S: Serializer>(id: &&RawValue, to: S) -> Result<S::Ok, S::Error> {
-    match serde_json::from_str::<String>(id.get()) {
-        Ok(text) => to.serialize_str(&text),
-        Err(_) => to.serialize_str(id.get()),
+impl TableRow<'_> {
+    /// Returns the name of a required member that the answer lacks.
+    fn missing_member(&self) -> Option<&str> {
+        let required = self.columns.iter().filter(|column| !column.field.is_nullable());
+        let lacks = |column: &&TableColumn| {
+            self.answer.value(column.section, &column.member, column.position).is_none()
+        };
+        required.filter(lacks).map(|column| column.member.as_str()).next()
     }
 }
 
-/// Serialises a text, or token ids as JSON.
-fn serialize_prompt<S: Serializer>(prompt: &Option<&RawValue>, to: S) -> Result<S::Ok, S::Error> {
-    match prompt {
-        Some(prompt) => serialize_id(prompt, to),
-        None => to.serialize_none(),
+impl Serialize for TableRow<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut row = to.serialize_map(Some(self.columns.len()))?;
+        for column in self.columns {
+            let value = TableValue { column, answer: self.answer };
+            row.serialize_entry(column.field.name(), &value)?;
+        }
+        row.end()
     }
 }
 
-fn serialize_json<S: Serializer>(json: &Option<&RawValue>, to: S) -> Result<S::Ok, S::Error> {
-    match json {
-        Some(json) => to.serialize_some(json.get()),
-        None => to.serialize_none(),
+struct TableValue<'r> {
+    column: &'r TableColumn,
+    answer: &'r ParsedAnswer<'r>,
+}
+
+impl Serialize for TableValue<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let TableColumn { field, section, member, position, children } = self.column;
+        let Some(json) = self.answer.value(*section, member, *position) else {
+            return to.serialize_none();
+        };
+        let not_of_type = || S::Error::custom(format!("`{member}` is {json}"));
+        match field.data_type() {
+            DataType::Boolean => to.serialize_bool(json.parse().map_err(|_| not_of_type())?),
+            DataType::Int32 | DataType::Int64 => {
+                to.serialize_i64(json.parse().map_err(|_| not_of_type())?)
+            }
+            DataType::Float64 => to.serialize_f64(json.parse().map_err(|_| not_of_type())?),
+            DataType::List(_) => {
+                let elements = list_elements(json).map_err(S::Error::custom)?;
+                to.collect_seq(elements.into_iter().map(plain_text))
+            }
+            DataType::Struct(_) => {
+                TableRow { columns: children, answer: self.answer }.serialize(to)
+            }
+            _ => to.serialize_str(&plain_text(json)),
+        }
     }
 }
 
@@ -238,14 +284,18 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::parquet::ParquetReader;
+    use crate::{domain::ColumnSurvey, parquet::ParquetReader};
 
     const GOOD: &str = r#"{"id":"a","index":0,"prompt":"x\ny","response":"hé","responses":["hé","ho"],"reasoning":"hm","model":"m","success":true,"error":null,"finish_reason":"stop","usage":{"prompt_tokens":2,"completion_tokens":3,"estimated":false},"params":{"seed":1},"served":{"endpoint":"http://e","api":"chat","host":"n","rank":3,"latency_s":1.844,"attempts":1,"row":"0ad4"},"row":{"k":[1,null]}}"#;
     const BAD: &str = r#"{"id":7,"index":1,"messages":[{"content":"x","role":"user"}],"response":null,"model":"m","success":false,"error":{"kind":"too_long","message":"no","status":400},"finish_reason":null,"usage":null,"params":{},"served":{"endpoint":null,"api":"chat","host":"n","rank":0,"latency_s":0.0,"attempts":0}}"#;
 
     fn write_and_read(lines: &[&str]) -> Vec<Value> {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let mut answers = ParquetWriter::try_new(file.reopen().expect("open")).expect("begun");
+        let mut survey = ColumnSurvey::default();
+        (0..).zip(lines).for_each(|(index, line)| survey.add_line(index, line.as_bytes()));
+        let columns = survey.into_columns();
+        let mut answers =
+            ParquetWriter::try_new(file.reopen().expect("open"), &columns).expect("begun");
         lines.iter().for_each(|line| answers.write_answer(line.as_bytes()).expect("an answer"));
         answers.finish().expect("finished");
         let mut text = String::new();
@@ -263,9 +313,15 @@ mod tests {
                 members.values_mut().for_each(without_nulls);
             }
         }
-        for name in ["params", "messages", "row"] {
+        for name in ["params", "messages"] {
             if !answer[name].is_null() {
                 answer[name] = json!(answer[name].to_string());
+            }
+        }
+        // Fields of a kept row are columns.
+        if let Some(Value::Object(fields)) = answer.as_object_mut().and_then(|it| it.remove("row")) {
+            for (name, value) in fields {
+                answer[name] = if value.is_array() { json!(value.to_string()) } else { value };
             }
         }
         without_nulls(&mut answer);
@@ -279,6 +335,34 @@ mod tests {
     fn every_field_of_an_answer_is_in_the_table() {
         assert_eq!(write_and_read(&[GOOD, BAD]), [expected_row(GOOD), expected_row(BAD)]);
         assert!(write_and_read(&[]).is_empty());
+    }
+
+    #[test]
+    fn columns_that_depend_on_the_answers_have_the_type_of_their_values() {
+        let line = |index: u64, more: &str, usage: &str, row: &str| {
+            format!(
+                r#"{{"id":"{index}","index":{index},"response":"r","success":true,"usage":{{"prompt_tokens":1{usage}}}{more},"row":{row}}}"#
+            )
+        };
+        let lines = [
+            line(0, r#","tool_calls":[{"id":"c"}],"refusal":null"#, "", r#"{"n":1,"x":1,"b":true,"id":9,"m":"a","l":[1]}"#),
+            line(1, r#","stop_reason":7"#, r#","cached_tokens":5"#, r#"{"n":-2,"x":0.5,"m":2,"model":"\ud83d"}"#),
+        ];
+        let rows = write_and_read(&lines.each_ref().map(String::as_str));
+        let one = json!({"id": "0", "index": 0, "response": "r", "success": true, "usage": {"prompt_tokens": 1},
+            "tool_calls": "[{\"id\":\"c\"}]", "n": 1, "x": 1.0, "b": true, "row_id": 9, "m": "a", "l": "[1]"});
+        let two = json!({"id": "1", "index": 1, "response": "r", "success": true,
+            "usage": {"prompt_tokens": 1, "cached_tokens": 5}, "stop_reason": "7", "n": -2, "x": 0.5, "m": "2",
+            "row_model": "\"\\ud83d\""});
+        assert_eq!(rows, [one, two]);
+    }
+
+    #[test]
+    fn rows_with_too_many_fields_are_one_column_of_json() {
+        let fields: Vec<String> = (0..1001).map(|at| format!("\"f{at}\":1")).collect();
+        let row = format!("{{{}}}", fields.join(","));
+        let line = format!(r#"{{"id":"0","index":0,"success":true,"row":{row}}}"#);
+        assert_eq!(write_and_read(&[&line]), [json!({"id": "0", "index": 0, "success": true, "row": row})]);
     }
 
     #[test]
@@ -298,7 +382,8 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_an_answer_is_an_error() {
-        let mut answers = ParquetWriter::try_new(Vec::new()).expect("begun");
+        let mut answers =
+            ParquetWriter::try_new(Vec::new(), &FoundColumns::default()).expect("begun");
         assert!(answers.write_answer(b"{\"id\":1}").is_err());
         assert!(answers.write_answer(b"no").is_err());
     }

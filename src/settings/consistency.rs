@@ -3,7 +3,7 @@
 //! Owns the messages of these errors, with the options as they are typed. Rules about `--serve` are in `serve.rs`, the
 //! types of values in `values.rs`, and the origins that are added to a message in `layers.rs`.
 
-use super::{AggregateSpec, AutoOrCount, Settings, TokenLimit};
+use super::{AggregateSpec, AutoOrCount, ResumePolicy, Settings, TokenLimit};
 
 /// A range or rule that settings break.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,15 @@ impl Settings {
             (Some(u64::from(self.retries)), "retries"),
             (self.max_tokens_aggregation, "max-tokens-aggregation"),
         ];
+        if let (true, AutoOrCount::Count(2..)) = (self.no_batch, self.batch_size) {
+            let message = "--no-batch contradicts --batch-size, which asks for batches\nhint: pass only one of them";
+            return Err(Violation::new(&["no-batch", "batch-size"], message));
+        }
+        if self.overwrite && self.resume == ResumePolicy::Require {
+            let message = "--overwrite contradicts --resume require: an overwritten run is not resumed\nhint: pass only \
+                           one of them";
+            return Err(Violation::new(&["overwrite", "resume"], message));
+        }
         if let Some((_, key)) = positive.iter().find(|(value, _)| *value == Some(0)) {
             return Err(Violation::new(&[*key], format!("--{key} 0: must be at least 1")));
         }

@@ -364,6 +364,8 @@ words! {
         OpenaiBatch,
         /// A table of comma-separated values.
         Csv,
+        /// A table of tab-separated values.
+        Tsv,
         Parquet,
     }
 }

@@ -52,6 +52,7 @@ impl SwarmError {
             }
             JobError::Shard(_)
             | JobError::Output(_)
+            | JobError::OutputRefused(_)
             | JobError::RunFolderNotShared { .. }
             | JobError::LocalShards { .. } => SwarmErrorKind::Files,
             JobError::Comm(_) | JobError::ReplyTimeout(_) => SwarmErrorKind::Mpi,

@@ -238,7 +238,7 @@ fn a_table_under_another_header_is_another_input() {
     let work = Work::instant(1);
     let rows: String = made_up(30).iter().map(|text| format!("{text},x\n")).collect();
     let input = work.file("rows.csv", format!("prompt,note\n{rows}"));
-    let job = || work.run(&input).args(["--output-format", "csv"]);
+    let job = || work.run(&input);
     job().run().with_code(0);
     work.file("rows.csv", format!("note,prompt\n{rows}"));
     let ended = job().ranks(2).run().with_code(5);
@@ -248,9 +248,8 @@ fn a_table_under_another_header_is_another_input() {
     // With rows between the others, under the same header.
     work.file("rows.csv", format!("note,prompt\r\nx,first\r\n{rows}x,\"last,\r\nand least\"\r\n"));
     assert_eq!(asked(&work, || job().arg(ACCEPT).run().with_code(0)), 2);
-    work.run_to(&input, "u.csv").args(["--output-format", "csv"]).ranks(2).run().with_code(0);
-    let text = |name: &str| std::fs::read_to_string(work.path(name)).unwrap();
-    assert_eq!(text("answers.jsonl"), text("u.csv"));
+    work.run_to(&input, "u.jsonl").ranks(2).run().with_code(0);
+    assert_equal(&work.answers("answers.jsonl"), &work.answers("u.jsonl"));
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn files_of_many_ranks_are_found_by_all_who_read_a_run_and_mixed_with_those_of_f
     spread(&work, 1, &["0001-000", "0001-000", "0001-017"]);
     assert_eq!(verified(&work, 75), before);
     merge(&work, &["--partial"]).run().with_code(0);
-    let partial = work.answers("answers.jsonl.partial").len() as u64;
+    let partial = work.answers("answers.partial.jsonl").len() as u64;
     assert_eq!(partial, before["answered"].as_u64().expect("a count"));
 
     // It goes on, on fewer ranks, and asks what is open.

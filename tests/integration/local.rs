@@ -125,7 +125,7 @@ fn what_a_stopped_start_has_answered_outlives_its_nodes() {
         .args([&*work.path("answers.jsonl").to_string_lossy(), "--partial"])
         .run()
         .with_code(0);
-    assert_eq!(work.answers("answers.jsonl.partial").len() as u64, answered);
+    assert_eq!(work.answers("answers.partial.jsonl").len() as u64, answered);
     // The nodes' disks are wiped, and others go on, who keep theirs elsewhere.
     fs::remove_dir_all(work.path("scratch")).expect("there");
     let before = work.served();

@@ -23,6 +23,7 @@ mod flaws;
 mod folders;
 mod local;
 mod look;
+mod outputs;
 mod ranks;
 mod reduce;
 mod report;

@@ -6,8 +6,10 @@ Every input is written twice, as Parquet by pyarrow and as lines of JSON, and bo
 read by pyarrow and held against the lines of the same run.
 """
 
+import csv
 import datetime
 import decimal
+import gzip
 import json
 import pathlib
 import subprocess
@@ -54,7 +56,7 @@ def plain(answer):
 
 
 def columns(name):
-    """A table of answers in the shape of its lines."""
+    """A table of answers in the shape of its lines, but for kept rows, whose fields are columns."""
     rows = pq.read_table(FOLDER / name).to_pylist()
     for row in rows:
         for text in ("params", "messages", "row"):
@@ -121,6 +123,57 @@ run("merge", "out.parquet", "--output", "merged.jsonl")
 check(columns("out.parquet") == [as_text(it) for it in lines("merged.jsonl")], "all columns, who served it too")
 run("merge", "lines.jsonl", "--output", "merged.parquet")
 check(columns("merged.parquet") == [as_text(it) for it in lines("lines.jsonl")], "merge writes Parquet")
+
+# Kept rows: a column for each field, of the type that holds all its values.
+kept = []
+for n in range(ROWS):
+    row = {"prompt": prompts[n], "label": f"l{n % 3}", "count": n, "share": n / 3, "good": n % 2 == 0, "tags": ["a", n]}
+    row |= {"mixed": n if n % 2 else f"t{n}", "huge": 2**63 + n, "nested": {"é": [n, None]}, "model": f"m{n}"}
+    row |= {"late": n} if n > 300 else {"early": -n}
+    kept.append(row | {"text": f'"{n}"\t\r\n\0\u2028', "none": None, "row_model": 1.0, "whole": 1 if n % 2 else 0.5})
+kept[7]["half"] = True
+with open(FOLDER / "kept.jsonl", "w") as file:
+    for row in kept:
+        file.write(json.dumps({name: value for name, value in row.items() if name != "model"}) + "\n")
+answer("kept.jsonl", "kept.parquet", "--keep-row", ranks=3)
+schema = pq.read_schema(FOLDER / "kept.parquet")
+types = {"label": "string", "count": "int64", "share": "double", "good": "bool", "tags": "string", "mixed": "string"}
+types |= {"huge": "string", "nested": "string", "late": "int64", "early": "int64", "text": "string", "none": "string"}
+types |= {"row_model": "double", "whole": "double", "half": "bool", "row_prompt": "string", "row": "string"}
+for name, kind in types.items():
+    check(str(schema.field(name).type) == kind, f"{name} is {schema.field(name).type} and not {kind}")
+for n, row in enumerate(pq.read_table(FOLDER / "kept.parquet").to_pylist()):
+    for name, value in kept[n].items():
+        if name == "model":
+            continue
+        if name in ("tags", "nested"):
+            value = json.dumps(value)
+            row[name] = json.dumps(json.loads(row[name]))
+        elif name in ("huge", "mixed"):
+            value = str(value)
+        column = "row_prompt" if name == "prompt" else name
+        check(row[column] == value, f"{column} of row {n} is {row[column]!r} and not {value!r}")
+    absent = {"late", "early", "half"} - set(kept[n])
+    check(all(row[name] is None for name in absent) and row["row"] is None, f"row {n} has no more than its fields")
+answer("kept.jsonl", "kept-lines.jsonl", "--keep-row")
+for ending in ("csv", "tsv", "csv.gz", "tsv.zst"):
+    run("merge", "kept-lines.jsonl", "--output", f"kept.{ending}")
+with open(FOLDER / "kept.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+with gzip.open(FOLDER / "kept.csv.gz", "rt", newline="") as file:
+    check(rows == list(csv.DictReader(file)), "a compressed table is the same")
+with open(FOLDER / "kept.tsv", newline="") as file:
+    check(rows == list(csv.DictReader(file, dialect="excel-tab")), "a table with tabs is the same")
+for row, line in zip(rows, lines("kept-lines.jsonl"), strict=True):
+    for name, value in line["row"].items():
+        shown = "" if value is None else value if isinstance(value, str) else json.dumps(value)
+        column = "row_prompt" if name == "prompt" else name
+        check(row[column].replace(" ", "") == shown.replace(" ", ""), f"{column} is {row[column]!r} and not {shown!r}")
+# What was typed as a number in a table is one again.
+pq.write_table(pa.table({"prompt": ["a", "b"], "year": pa.array([1999, None], pa.int32()), "at": [at, at]}), FOLDER / "typed.parquet")
+answer("typed.parquet", "typed-out.parquet", "--keep-row")
+typed = pq.read_table(FOLDER / "typed-out.parquet")
+check(typed["year"].to_pylist() == [1999, None] and str(typed.schema.field("year").type) == "int64", "a column of integers stays one")
 
 # Templates: columns by their names, whatever they are called and made of.
 said = "{{kind}}|{{temperature}}|{{price}}|{{at}}|{{tags}}|{{large}}|{{bytes}}|{{utc}}|{{times}}|{{numbered}}"

@@ -36,12 +36,30 @@ pub(crate) fn aggregate_report_path(answers: &Path) -> PathBuf {
     answers_sibling_path(answers, "aggregate.json")
 }
 
-/// Returns the names of all files that the requested aggregates produce.
-pub(crate) fn aggregate_file_names(requested: &[AggregateSpec], answers: &Path) -> Vec<String> {
+/// Returns the paths of all files that the requested aggregates produce.
+pub(crate) fn aggregate_paths(requested: &[AggregateSpec], answers: &Path) -> Vec<PathBuf> {
     let report = (!requested.is_empty()).then(|| aggregate_report_path(answers));
     let suffixes = requested.iter().filter_map(AggregateSpec::file_suffix);
     let texts = suffixes.map(|suffix| answers_sibling_path(answers, suffix));
-    report.into_iter().chain(texts).map(|path| file_name(&path)).collect()
+    report.into_iter().chain(texts).collect()
+}
+
+/// Returns the names of these files.
+pub(crate) fn aggregate_file_names(requested: &[AggregateSpec], answers: &Path) -> Vec<String> {
+    aggregate_paths(requested, answers).iter().map(|path| file_name(path)).collect()
+}
+
+/// Returns the aggregates in an existing file of them; none if it has none. Values without a specification are those of
+/// other programs, and are lost if the file is replaced.
+pub(crate) fn read_aggregate_specs(answers: &Path) -> Vec<AggregateSpec> {
+    #[derive(Deserialize)]
+    struct WrittenAggregates {
+        aggregates: Map<String, Value>,
+    }
+    let text = std::fs::read(aggregate_report_path(answers)).unwrap_or_default();
+    let written = serde_json::from_slice::<WrittenAggregates>(&text);
+    let names = written.map(|written| written.aggregates).unwrap_or_default();
+    names.keys().filter_map(|name| name.parse().ok()).collect()
 }
 
 fn file_name(path: &Path) -> String {

@@ -27,9 +27,10 @@ use crate::job::{
     setup::run_plan::{RequestedOutputs, RunPlan},
 };
 use crate::{
-    comm::{Comm, RankParts, ReduceOp, SoloComm},
+    comm::{Comm, RankParts, ReduceOp, SoloComm, TypedComm},
+    domain::{ColumnSurvey, FoundColumns},
     metrics::AnswerStats,
-    output::{Manifest, OutputError, OutputFile, PromptCounts},
+    output::{AnswerFormat, Manifest, OutputError, OutputFile, PromptCounts},
     report::format::pluralize,
 };
 
@@ -51,7 +52,9 @@ pub(crate) fn gather_answers(
     let (began, outputs) = (Instant::now(), plan.requested_outputs(&counts));
     let Some(mut lines) = lines.filter(|_| !outputs.is_empty()) else { return Ok(None) };
     let is_root = comm.rank() == 0;
-    let collector = AnswerCollector::create_files(&plan.output, &outputs, &counts, is_root);
+    let columns = find_columns(comm, &mut lines, &counts, outputs.format)?;
+    let files = AnswerFiles { path: &plan.output, columns: &columns };
+    let collector = AnswerCollector::create_files(&files, &outputs, &counts, is_root);
     let mut collector = all_ok(comm, collector.map_err(JobError::into_finish_error))?;
     // Sending all answers to rank 0 is only worth while if something is written in input order.
     let gathered = if outputs.format.is_some() || collector.aggregates.needs_input_order() {
@@ -99,6 +102,44 @@ fn log_gathered(
     }
 }
 
+/// Collective. Returns on rank 0 the columns that a table needs for these lines. Each rank surveys its own lines; for
+/// formats without columns none are read.
+fn find_columns(
+    comm: &mut dyn Comm,
+    lines: &mut LineIndex,
+    counts: &PromptCounts,
+    format: Option<AnswerFormat>,
+) -> Result<FoundColumns, JobError> {
+    if !format.is_some_and(AnswerFormat::is_table) {
+        return Ok(FoundColumns::default());
+    }
+    let mut surveyor = ColumnSurveyor { survey: ColumnSurvey::default(), counts };
+    let read = process_in_place(comm, lines, counts.submitted, &mut surveyor);
+    all_ok(comm, read.map_err(JobError::into_finish_error))?;
+    let merged = comm.reduce_values(surveyor.survey)?;
+    Ok(merged.map(ColumnSurvey::into_columns).unwrap_or_default())
+}
+
+/// A [`LineSink`] that finds the columns of a table.
+struct ColumnSurveyor<'s> {
+    survey: ColumnSurvey,
+    counts: &'s PromptCounts,
+}
+
+impl LineSink for ColumnSurveyor<'_> {
+    fn resolve_duplicates(&self, comm: &mut dyn Comm, lines: &mut LineIndex) {
+        resolve_duplicate_lines(comm, lines, self.counts);
+    }
+
+    fn on_local_lines(&mut self, lines: &[u8]) {
+        LineFrames(lines).for_each(|(index, _, line)| self.survey.add_line(index, line));
+    }
+
+    fn on_ordered_line(&mut self, _: u64, _: &[u8]) -> Result<(), OutputError> {
+        Ok(())
+    }
+}
+
 /// Collective. Computes the statistics for the report from all ranks' lines, if one is requested; returns them on rank
 /// 0. Afterwards `lines` holds only the lines that take precedence.
 pub(crate) fn measure_answers(
@@ -109,7 +150,8 @@ pub(crate) fn measure_answers(
 ) -> Result<Option<AnswerStats>, JobError> {
     let outputs = RequestedOutputs::only_report(plan.report);
     let Some(lines) = lines.filter(|_| outputs.report) else { return Ok(None) };
-    let mut collector = AnswerCollector::create_files(&plan.output, &outputs, counts, false)?;
+    let files = AnswerFiles { path: &plan.output, columns: &FoundColumns::default() };
+    let mut collector = AnswerCollector::create_files(&files, &outputs, counts, false)?;
     let read = process_in_place(comm, lines, counts.submitted, &mut collector);
     all_ok(comm, read.map_err(JobError::into_finish_error))?;
     let merged = collector.aggregates.reduce_to_root(comm)?;
@@ -118,13 +160,15 @@ pub(crate) fn measure_answers(
 
 /// Local. Writes the requested outputs from all answers of a run to files at `path`, by this process alone.
 pub(crate) fn gather_solo(
-    lines: LineIndex,
+    mut lines: LineIndex,
     counts: &PromptCounts,
     path: &Path,
     outputs: &RequestedOutputs<'_>,
 ) -> Result<Option<AnswerStats>, JobError> {
     let comm = &mut SoloComm::new();
-    let mut collector = AnswerCollector::create_files(path, outputs, counts, true)?;
+    let columns = find_columns(comm, &mut lines, counts, outputs.format)?;
+    let files = AnswerFiles { path, columns: &columns };
+    let mut collector = AnswerCollector::create_files(&files, outputs, counts, true)?;
     gather_in_order(comm, lines, counts.submitted, GATHER_ROUND_BYTES, &mut collector)?;
     let AnswerCollector { output, aggregates, .. } = collector;
     output.map_or(Ok(()), OutputFile::finish)?;
@@ -158,6 +202,12 @@ pub(crate) trait LineSink {
     fn on_ordered_line(&mut self, index: u64, line: &[u8]) -> Result<(), OutputError>;
 }
 
+/// The output file to create, and the columns of a table that depend on the answers.
+struct AnswerFiles<'f> {
+    path: &'f Path,
+    columns: &'f FoundColumns,
+}
+
 /// The output file, which is open on rank 0 only and if it is requested, and the aggregates.
 struct AnswerCollector {
     output: Option<OutputFile>,
@@ -168,16 +218,17 @@ struct AnswerCollector {
 impl AnswerCollector {
     /// Local. Creates empty output files if this is rank 0.
     fn create_files(
-        path: &Path,
+        files: &AnswerFiles<'_>,
         outputs: &RequestedOutputs<'_>,
         counts: &PromptCounts,
         is_root: bool,
     ) -> Result<Self, JobError> {
         let format = outputs.format.filter(|_| is_root);
         let output = format.map(|format| {
-            OutputFile::create(path, format).map(|file| file.for_run(outputs.identity.clone()))
+            OutputFile::create(files.path, format, files.columns)
+                .map(|file| file.for_run(outputs.identity.clone()))
         });
-        let aggregates = AggregateSet::create_empty(outputs, is_root.then_some(path))?;
+        let aggregates = AggregateSet::create_empty(outputs, is_root.then_some(files.path))?;
         Ok(Self { output: output.transpose()?, aggregates, counts: counts.clone() })
     }
 }
@@ -363,10 +414,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        output::AnswerFormat,
-        shards::{self, LineGrade, LinePrecedence},
-    };
+    use crate::shards::{self, LineGrade, LinePrecedence};
 
     fn only_jsonl() -> RequestedOutputs<'static> {
         let format = Some(AnswerFormat::Jsonl);
@@ -446,8 +494,9 @@ mod tests {
     fn collect_output(folder: &Path, write: impl FnOnce(&mut AnswerCollector)) -> String {
         let path = folder.join("answers.jsonl");
         let counts = all_answered_counts();
+        let files = AnswerFiles { path: &path, columns: &FoundColumns::default() };
         let mut collector =
-            AnswerCollector::create_files(&path, &only_jsonl(), &counts, true).expect("created");
+            AnswerCollector::create_files(&files, &only_jsonl(), &counts, true).expect("created");
         write(&mut collector);
         collector.output.expect("requested").finish().expect("finished");
         std::fs::read_to_string(path).expect("read")

@@ -19,6 +19,7 @@ use super::{
 use crate::job::{JobError, context::all_ok, setup::run_plan::RunPlan};
 use crate::{
     comm::{Comm, ReduceOp, SoloComm, TypedComm},
+    domain::FoundColumns,
     output::{AnswerFormat, OutputError, OutputFile},
     report::format::format_count,
     shards::{self, ShardFile},
@@ -162,7 +163,7 @@ impl CollectedShard {
         let (rows, fingerprint) = (plan.source.rows, &plan.source.fingerprint);
         let existing = CompletionState::from_folder(folders.run_folder(), rows, fingerprint)?;
         let (path, header) = folders.next_free_file(plan);
-        let mut file = OutputFile::create(&path, AnswerFormat::Jsonl)?;
+        let mut file = OutputFile::create(&path, AnswerFormat::Jsonl, &FoundColumns::default())?;
         let mut first_line = serde_json::to_vec(&header).unwrap_or_default();
         first_line.push(b'\n');
         file.write_answer(&first_line)?;

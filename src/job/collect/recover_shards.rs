@@ -17,6 +17,7 @@ use super::shard_folders::ShardFolders;
 use crate::job::{JobError, setup::run_plan::RunPlan};
 use crate::{
     comm::{Comm, MessageTag, PollBackoff, TypedComm},
+    domain::FoundColumns,
     output::{AnswerFormat, OutputFile},
     shards::ShardHeader,
 };
@@ -104,8 +105,12 @@ fn fetch_shard(
         }
         let output = match &mut file {
             Some(output) => output,
-            None => file
-                .insert(OutputFile::create(&folders.next_free_file(plan).0, AnswerFormat::Jsonl)?),
+            None => {
+                let path = folders.next_free_file(plan).0;
+                let created =
+                    OutputFile::create(&path, AnswerFormat::Jsonl, &FoundColumns::default())?;
+                file.insert(created)
+            }
         };
         output.write_answer(&chunk)?;
         bytes += chunk.len() as u64;

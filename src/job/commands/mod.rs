@@ -1,12 +1,13 @@
-//! Commands that work without a run of their own: [`check`] probes servers, whereas [`status`], [`report`] and
-//! [`offline`] (`plan`, `merge`) read files only, also while a run is active. [`preview`] is the decision that `plan`
-//! shows. [`session`] serves programs that use the library: several runs in one job.
+//! Commands that work without a run of their own: [`check`] probes servers, whereas [`status`], [`report`], [`plan`] and
+//! [`merge`] need neither MPI ranks nor servers, and work also while a run is active. [`preview`] is the decision that
+//! `plan` shows. [`session`] serves programs that use the library: several runs in one job.
 //!
 //! The commands `run`, `reduce` and `bench` have rooms of their own: [`pipeline`](super::pipeline),
 //! [`tree_reduce`](super::tree_reduce) and [`bench`](super::bench).
 
 pub(crate) mod check;
-pub(crate) mod offline;
+pub(crate) mod merge;
+pub(crate) mod plan;
 pub(crate) mod preview;
 pub(crate) mod report;
 pub(crate) mod session;

@@ -5,7 +5,8 @@
 
 use crate::job::{
     JobError, collect::completion::CompletionState, resume::existing_run,
-    root::open::check_input_fits, setup::run_plan::run_folder,
+    root::open::{check_format_name, check_input_fits},
+    setup::run_plan::run_folder,
 };
 use crate::{
     console::PlannedAction, input::ScannedInput, output::PromptCounts, settings::Settings,
@@ -33,6 +34,7 @@ fn build_preview(settings: &Settings, scanned: &ScannedInput) -> Result<PlannedA
     let output = existing_run::output_path(settings)?;
     let folder = run_folder(&output);
     let earlier = existing_run::find_existing_run(settings, &output, &folder)?;
+    check_format_name(settings)?;
     check_input_fits(settings, &scanned.source)?;
     let overwrites = settings.overwrite && (earlier.is_some() || output.exists());
     let source = &scanned.source;

@@ -151,6 +151,10 @@ pub enum JobError {
          run the same command again to resume"
     )]
     FinishFailed(Box<Self>),
+    /// The output cannot be written after answers have arrived, and running the command again does not change that.
+    #[error("{0}. All answers so far are saved in the run folder\nhint: make --output writable, or let merge --output write \
+             them to another file")]
+    OutputRefused(Box<Self>),
     /// A rank cannot create its directory for local shard files.
     #[error("rank {rank} on {host} cannot write answers to --local-shards {folder}: {error}")]
     LocalShards {
@@ -190,6 +194,7 @@ impl JobError {
             | Self::ChatTemplate(_)
             | Self::FailFast(_)
             | Self::RunFolderNotShared { .. }
+            | Self::OutputRefused(_)
             | Self::LocalShards { .. }
             | Self::Unreadable { .. }
             | Self::Hostfile { .. }
@@ -204,9 +209,10 @@ impl JobError {
         }
     }
 
-    /// Marks a file error as one that came after the work: the run can be resumed, and no setting has to change.
+    /// Marks a file error as one that came after the work: the run can be resumed, and mostly no setting has to change.
     pub(super) fn into_finish_error(self) -> Self {
         match self {
+            Self::Output(ref error) if error.is_lasting() => Self::OutputRefused(Box::new(self)),
             Self::Shard(_) | Self::Output(_) => Self::FinishFailed(Box::new(self)),
             other => other,
         }

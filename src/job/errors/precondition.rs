@@ -2,7 +2,7 @@
 //!
 //! Settings that conflict without regard to files are errors of [`settings`](crate::settings).
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use crate::output::Heartbeat;
 
@@ -20,6 +20,43 @@ pub enum PreconditionError {
         /// Path that its run folder would have.
         folder: PathBuf,
     },
+    /// The output is a folder, or ends with a slash.
+    #[error(
+        "--output {} is a folder, and all answers are written to one file\nhint: name a file in it: {}",
+        .0.display(), .0.join("answers.jsonl").display()
+    )]
+    OutputIsFolder(PathBuf),
+    /// The output is a device, a pipe or the like.
+    #[error(
+        "--output {} is not a file: answers are written to a file beside it, which then takes its name\nhint: choose \
+         another --output",
+        .0.display()
+    )]
+    OutputNotFile(PathBuf),
+    /// The output lies in the folder of a run, whose files belong to that run.
+    #[error(
+        "--output {} lies in the run folder {}, whose files must not be mixed with others\nhint: choose another --output",
+        .output.display(), .folder.display()
+    )]
+    OutputInRunFolder { output: PathBuf, folder: PathBuf },
+    /// A test before the work could not write the output or a file beside it.
+    #[error(
+        "--output {} cannot be written: {}: {error}\nhint: choose another --output, or make its folder writable",
+        .output.display(), .path.display()
+    )]
+    OutputUnwritable {
+        output: PathBuf,
+        /// File or folder that could not be created.
+        path: PathBuf,
+        error: io::Error,
+    },
+    /// A file that would be written beside the output exists, and no session of this run has written it.
+    #[error(
+        "{} exists, and this run has not written it\nhint: choose another --output, or pass --overwrite to replace the \
+         file",
+        .0.display()
+    )]
+    FileNotOwn(PathBuf),
     /// The run folder has shard files but no manifest.
     #[error(
         "{} has answers but no manifest.json, which says to which input they belong\nhint: restore manifest.json, choose \

@@ -121,7 +121,9 @@ fn open_pass(
     resources: &mut JobResources,
     inputs: &[String],
 ) -> Result<OpenPass, JobError> {
-    let pending = (comm.rank() == 0).then(|| open::PendingStart::new(context, inputs));
+    let is_tree_level = resources.tree_folder.is_some();
+    let pending =
+        (comm.rank() == 0).then(|| open::PendingStart::new(context, inputs, is_tree_level));
     let pending = root_result(comm, pending)?;
     let earlier = pending.as_ref().and_then(|pending| pending.plan_left_on_nodes(context));
     collect_earlier_shards(comm, &context.placement, earlier)?;

@@ -4,14 +4,20 @@
 //! A changed input or changed settings are the business of [`super::changed_input`]. The manifest and the heartbeat
 //! file themselves belong to [`output`](crate::output).
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use tracing::warn;
 
 use super::changed_input::{self, AcceptedChanges};
 use crate::job::{
     JobError, PreconditionError,
-    setup::run_plan::{SHARDS_FOLDER, spool_folder_name},
+    setup::{
+        output_place::check_output_name,
+        run_plan::{SHARDS_FOLDER, spool_folder_name},
+    },
 };
 use crate::{
     input::InputSource,
@@ -22,10 +28,14 @@ use crate::{
 };
 
 /// Returns the absolute path of `--output`.
+///
+/// # Errors
+/// It is missing or cannot be the name of a file.
 pub(crate) fn output_path(settings: &Settings) -> Result<PathBuf, JobError> {
     let Some(output) = &settings.output else {
         return Err(JobError::Settings(SettingsError::usage("missing --output FILE".into())));
     };
+    check_output_name(output)?;
     let path = std::path::absolute(output);
     Ok(path.map_err(OutputError::io_error("cannot resolve", Path::new(output)))?)
 }
@@ -39,6 +49,7 @@ pub(crate) fn find_existing_run(
     output: &Path,
     folder: &Path,
 ) -> Result<Option<Manifest>, JobError> {
+    check_folder_place(output, folder)?;
     if output.exists() && !folder.is_dir() && !settings.overwrite {
         return Err(PreconditionError::OutputExists {
             output: output.to_owned(),
@@ -73,6 +84,18 @@ pub(crate) fn find_existing_run(
         }
         _ => Ok(manifest),
     }
+}
+
+/// Checks that the run folder, if it does not exist, may have this name.
+fn check_folder_place(output: &Path, folder: &Path) -> Result<(), JobError> {
+    let error = match std::fs::metadata(folder) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => ErrorKind::NotADirectory.into(),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => error,
+    };
+    let (output, path) = (output.to_owned(), folder.to_owned());
+    Err(PreconditionError::OutputUnwritable { output, path, error }.into())
 }
 
 /// Prepares the run folder once the input is known. Returns the manifest to resume from, brought up to this input and

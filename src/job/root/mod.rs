@@ -109,6 +109,7 @@ pub(super) fn open_root_run(
     manifest.starts = start;
     manifest.ranks = ranks;
     manifest.input = inputs.to_vec();
+    manifest.directory = std::env::current_dir().ok();
     record_session(&mut manifest, context);
     set_local_folder(&mut manifest, settings, &output)?;
     if settings.reduce_template.is_some() {

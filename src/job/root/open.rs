@@ -11,10 +11,12 @@ use std::{
 use super::{RootRun, heartbeat::HeartbeatThread};
 use crate::job::{
     JobError, PreconditionError,
+    collect::aggregate::aggregate_paths,
     context::JobContext,
     resume::existing_run,
     root,
     setup::{
+        output_place::{check_inputs_kept, check_outside_runs, probe_output},
         run_plan::{RunPlan, SHARDS_FOLDER, TOKEN_FILE, run_folder, spool_folder_name},
         scan::prepare_input_files,
     },
@@ -22,7 +24,7 @@ use crate::job::{
 use crate::{
     input::{self, InputRules, InputSource, ScannedInput},
     output::{AnswerFormat, Heartbeat, Manifest, RunActivity, RunIdentity, unix_seconds},
-    settings::{self, ApiMode, OutputFormat},
+    settings::{self, ApiMode, SettingsError},
 };
 
 /// A session whose input is not scanned yet.
@@ -38,11 +40,19 @@ pub(crate) struct PendingStart {
 }
 
 impl PendingStart {
-    /// Checks the existing run, starts the heartbeat and prepares the input files. On an error the run folder is left as it
-    /// was.
-    pub(crate) fn new(context: &JobContext, inputs: &[String]) -> Result<Self, JobError> {
+    /// Checks the output and the existing run, starts the heartbeat and prepares the input files. On an error the run folder
+    /// is left as it was.
+    pub(crate) fn new(
+        context: &JobContext,
+        inputs: &[String],
+        is_tree_level: bool,
+    ) -> Result<Self, JobError> {
         let (settings, started_at) = (&context.settings, Instant::now());
         let output = existing_run::output_path(settings)?;
+        // The levels of a reduce lie in the run folder of its leaves.
+        if !is_tree_level {
+            check_outside_runs(&output)?;
+        }
         let folder = run_folder(&output);
         let folder_existed = folder.exists();
         let earlier = existing_run::find_existing_run(settings, &output, &folder)?;
@@ -57,6 +67,10 @@ impl PendingStart {
             };
             return Err(PreconditionError::OtherCommand { folder, existing, requested }.into());
         }
+        check_format_name(settings)?;
+        let beside = aggregate_paths(&settings.aggregate, &output);
+        check_own_files(settings, &beside, earlier.as_ref())?;
+        probe_output(&output, Some(&folder), &beside)?;
         let start_number = earlier.as_ref().map_or(0, |manifest| manifest.starts) + 1;
         // If parents of the folder are missing too, all are created later, once the input is known to be valid.
         let _ = std::fs::create_dir(&folder);
@@ -70,13 +84,10 @@ impl PendingStart {
             beat: 0,
         };
         let heartbeat = HeartbeatThread::start(folder.clone(), beat);
-        match prepare_input_files(
-            inputs,
-            &row_rules(settings),
-            &folder,
-            start_number,
-            Some(&output),
-        ) {
+        let files =
+            prepare_input_files(inputs, &row_rules(settings), &folder, start_number, Some(&output));
+        let written = beside.into_iter().chain([output.clone()]).collect();
+        match files.and_then(|files| check_inputs_kept(&files, written).map(|()| files)) {
             Ok(files) => Ok(Self {
                 output,
                 folder,
@@ -152,6 +163,33 @@ fn undo_start(folder: &Path, folder_existed: bool, start: u32) {
     }
 }
 
+/// Checks that files which this session would write beside the output are its own or do not exist.
+fn check_own_files(
+    settings: &settings::Settings,
+    files: &[PathBuf],
+    earlier: Option<&Manifest>,
+) -> Result<(), JobError> {
+    let is_own = |file: &Path| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        earlier.is_some_and(|manifest| manifest.aggregates.iter().any(|it| *it == name))
+    };
+    match files.iter().find(|file| file.exists() && !is_own(file) && !settings.overwrite) {
+        Some(file) => Err(PreconditionError::FileNotOwn(file.clone()).into()),
+        None => Ok(()),
+    }
+}
+
+/// Checks that the name of the output and the requested format agree. A reduce writes text, whatever its name.
+pub(crate) fn check_format_name(settings: &settings::Settings) -> Result<(), JobError> {
+    let Some(output) = settings.output.as_ref().filter(|_| settings.reduce_template.is_none())
+    else {
+        return Ok(());
+    };
+    let requested = settings.output_format.map(AnswerFormat::from);
+    let format = AnswerFormat::for_file(Path::new(output), requested, AnswerFormat::Jsonl);
+    check_format_writable(format.map_err(SettingsError::usage)?)
+}
+
 /// Checks that the requested route can carry this input and that the answer format can be written.
 pub(crate) fn check_input_fits(
     settings: &settings::Settings,
@@ -178,13 +216,9 @@ pub(crate) fn check_format_writable(format: AnswerFormat) -> Result<(), JobError
 pub(crate) fn answer_format(settings: &settings::Settings, source: &InputSource) -> AnswerFormat {
     let output = settings.output.as_ref().filter(|_| settings.reduce_template.is_none());
     let own = if source.openai_batch { AnswerFormat::OpenaiBatch } else { AnswerFormat::Jsonl };
-    match settings.output_format {
-        Some(OutputFormat::Jsonl) => AnswerFormat::Jsonl,
-        Some(OutputFormat::OpenaiBatch) => AnswerFormat::OpenaiBatch,
-        Some(OutputFormat::Csv) => AnswerFormat::Csv,
-        Some(OutputFormat::Parquet) => AnswerFormat::Parquet,
-        None => output.map_or(own, |output| own.infer_from_path(Path::new(output))),
-    }
+    let requested = settings.output_format.map(AnswerFormat::from);
+    let by_name = |output: &String| AnswerFormat::for_file(Path::new(output), requested, own).ok();
+    output.and_then(by_name).unwrap_or(own)
 }
 
 /// Returns the rules for reading rows that the settings demand.

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use super::run_plan::{run_folder, spool_folder_name};
-use crate::job::{JobError, PreconditionError};
+use crate::job::JobError;
 use crate::{
     comm::{Comm, MessageTag, PollBackoff, ReduceOp, TypedComm},
     input::{
         self, ChunkScan, InputChunk, InputFile, InputFormat, InputListing, InputRules, InputScan,
         ScannedInput,
     },
-    output::{Manifest, OutputError, answers_sibling_path},
+    output::{Manifest, OutputError, answers_sibling_path, partial_answers_path},
     report::format::pluralize,
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn prepare_input_files(
     let named: Vec<String> = inputs.iter().filter(|input| *input != "-").cloned().collect();
     let found = if named.is_empty() { Vec::new() } else { input::find_input_files(&named)? };
     let found = match output {
-        Some(output) => exclude_own_answers(found, &named, output)?,
+        Some(output) => exclude_own_answers(found, &named, output),
         None => found,
     };
     let plain = |number: usize, path: &Path, from: &mut dyn std::io::Read| {
@@ -77,31 +77,28 @@ pub(crate) fn prepare_input_files(
     Ok(files)
 }
 
-/// Local. Removes this run's own answers from the input files, since the output may be in the folder that is the input. A
-/// file that was named itself, or that no run has written, holds prompts, which the answers must not overwrite.
-fn exclude_own_answers(
-    found: Vec<PathBuf>,
-    named: &[String],
-    output: &Path,
-) -> Result<Vec<PathBuf>, JobError> {
-    let own = [output.to_owned(), answers_sibling_path(output, "concat.txt")];
-    let own: Vec<PathBuf> = own.iter().filter_map(|path| path.canonicalize().ok()).collect();
-    let (answers, rows): (Vec<_>, Vec<_>) = found
-        .into_iter()
-        .partition(|file| file.canonicalize().is_ok_and(|file| own.contains(&file)));
-    let is_run = Manifest::read_from(&run_folder(output)).is_ok_and(|manifest| manifest.is_some());
+/// Local. Removes this run's own outputs from the input files, since the output may be in the folder that is the input. A
+/// file that was named itself, or that no run has written, holds prompts.
+fn exclude_own_answers(found: Vec<PathBuf>, named: &[String], output: &Path) -> Vec<PathBuf> {
+    if !Manifest::read_from(&run_folder(output)).is_ok_and(|manifest| manifest.is_some()) {
+        return found;
+    }
+    let siblings = ["concat.txt", "merged.json", "aggregate.json"];
+    let siblings = siblings.iter().map(|ending| answers_sibling_path(output, ending));
+    let own = siblings.chain([output.to_owned(), partial_answers_path(output)]);
+    let own: Vec<PathBuf> = own.filter_map(|path| path.canonicalize().ok()).collect();
+    let is_named = |file: &PathBuf| named.iter().any(|input| Path::new(input) == file);
+    let is_own = |file: &PathBuf| file.canonicalize().is_ok_and(|file| own.contains(&file));
+    let (answers, rows): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|file| is_own(file) && !is_named(file));
     for file in answers {
-        let is_named = named.iter().any(|input| Path::new(input) == file);
-        if is_named || !is_run {
-            return Err(PreconditionError::OutputIsInput(file).into());
-        }
         info!(
             event = "own_answers_skipped",
             "input file skipped (answers of this run): {}",
             file.display()
         );
     }
-    Ok(rows)
+    rows
 }
 
 /// Collective. Scans rank 0's `files`. Returns the result on rank 0 and `None` on the others; `rules` are the same on all.

@@ -103,10 +103,10 @@ fn prepare_settings(context: &mut JobContext) -> Result<ReduceTemplate, JobError
         );
     }
     let output = Path::new(settings.output.as_deref().unwrap_or_default());
-    if AnswerFormat::Jsonl.infer_from_path(output) == AnswerFormat::Parquet {
+    if AnswerFormat::is_table_or_packed(output) {
         return refuse(
-            "the output of reduce is a text and cannot be a Parquet file",
-            "choose another ending for --output; merge writes the leaves' answers in any format",
+            "the output of reduce is a text, and the ending of --output names another format",
+            "choose another ending, as .txt or .md; merge writes the leaves' answers in any format",
         );
     }
     if !settings.aggregate.is_empty() {

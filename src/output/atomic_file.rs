@@ -27,15 +27,13 @@ impl AtomicFile {
     /// # Errors
     /// Fails if the file beside the destination cannot be created.
     pub(crate) fn create(destination: &Path) -> Result<Self, OutputError> {
-        // A symbolic link is kept: its target is replaced.
-        let target = destination.canonicalize().ok().filter(|_| destination.is_symlink());
-        let destination = target.as_deref().unwrap_or(destination);
-        let part = part_path(destination);
+        let destination = replaced_path(destination);
+        let part = part_path(&destination);
         let file = File::create(&part).map_err(OutputError::io_error("cannot make", &part))?;
         Ok(Self {
             file: BufWriter::with_capacity(1 << 20, file),
             part_path: part,
-            destination: destination.to_owned(),
+            destination,
         })
     }
 
@@ -73,6 +71,16 @@ impl Write for AtomicFile {
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// Returns the path that is replaced when a file is written: a symbolic link is kept, and its target is replaced or
+/// created.
+pub(crate) fn replaced_path(destination: &Path) -> PathBuf {
+    let followed = || destination.canonicalize().or_else(|_| destination.read_link());
+    match destination.is_symlink().then(followed) {
+        Some(Ok(target)) => destination.with_file_name(target),
+        _ => destination.to_owned(),
     }
 }
 
@@ -168,6 +176,21 @@ fn write_and_rename(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_symbolic_link_is_kept_and_its_target_is_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::create_dir(path("below")).expect("made");
+        std::os::unix::fs::symlink("below/target", path("link")).expect("a link");
+        for text in ["created", "replaced"] {
+            let mut file = AtomicFile::create(&path("link")).expect("made");
+            file.write_bytes(text.as_bytes()).expect("written");
+            file.commit().expect("renamed");
+            assert!(path("link").is_symlink());
+            assert_eq!(std::fs::read(path("below/target")).expect("there"), text.as_bytes());
+        }
+    }
 
     #[test]
     fn derived_files_lie_beside_the_answers() {

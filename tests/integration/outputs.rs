@@ -247,6 +247,12 @@ fn merge_replaces_only_the_runs_own_output_unless_told_to() {
     }
     assert_eq!(text(&work, "keep.csv") + &text(&work, "keep.aggregate.json"), "theirstheirs");
 
+    // A run folder of another name has no output of its own.
+    fs::create_dir(work.path("copy")).unwrap();
+    fs::copy(work.path("answers.jsonl.run/manifest.json"), work.path("copy/manifest.json")).unwrap();
+    let copy = Job::of("merge").args(["copy", "--partial"]).cwd(work.folder());
+    copy.run().with_code(0).says("copy.partial", 1);
+
     // The run's own output under any name, new files also in new folders, and others if told to.
     merge(&work, &[]).run().with_code(0);
     merge(&work, &["--output", "elsewhere/../answers.jsonl"]).run().with_code(0);
@@ -326,12 +332,14 @@ fn table(work: &Work, name: &str) -> Vec<BTreeMap<String, String>> {
     reader.records().map(|it| row(it.unwrap())).collect()
 }
 
-/// A value of JSON as a table shows it.
-fn shown(value: &Value) -> String {
+/// Is this the value of JSON as a table shows it?
+#[track_caller]
+fn assert_shown(columns: &BTreeMap<String, String>, column: &str, value: &Value) {
+    let text = columns.get(column).unwrap_or_else(|| panic!("no column {column}"));
     match value {
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::Null => assert_eq!(text, "", "{column}"),
+        Value::String(value) => assert_eq!(text, value, "{column}"),
+        value => assert_eq!(&serde_json::from_str::<Value>(text).unwrap(), value, "{column}"),
     }
 }
 
@@ -383,7 +391,7 @@ fn a_table_has_a_column_for_every_key_of_every_line() {
                                 ("usage", "prompt_tokens" | "completion_tokens") => member.clone(),
                                 _ => format!("{key}_{member}"),
                             };
-                            assert_eq!(columns[&column], shown(value), "{column}");
+                            assert_shown(columns, &column, value);
                         }
                     }
                     "row" => {
@@ -393,11 +401,11 @@ fn a_table_has_a_column_for_every_key_of_every_line() {
                                 true => field.clone(),
                                 false => format!("row_{field}"),
                             };
-                            assert_eq!(columns[&column], shown(value), "{column}");
+                            assert_shown(columns, &column, value);
                         }
                     }
-                    "messages" => assert_eq!(columns["prompt"], shown(value)),
-                    _ => assert_eq!(columns[key], shown(value), "{key}"),
+                    "messages" => assert_shown(columns, "prompt", value),
+                    _ => assert_shown(columns, key, value),
                 }
             }
         }

@@ -119,7 +119,8 @@ impl MergeTarget {
     ) -> Result<Self, JobError> {
         // The output goes beside the run folder as it was named here: the path in the manifest may be relative to another
         // working directory.
-        let run_output = folder.with_extension("");
+        let is_named_run = folder.extension().is_some_and(|it| it == "run");
+        let run_output = if is_named_run { folder.with_extension("") } else { folder.to_owned() };
         let output = match &request.output {
             Some(output) => {
                 check_output_name(output)?;
@@ -129,6 +130,9 @@ impl MergeTarget {
             None if counts.open > 0 => partial_answers_path(&run_output),
             None => run_output.clone(),
         };
+        if output.is_dir() {
+            return Err(PreconditionError::OutputIsFolder(output).into());
+        }
         let is_run_output = is_same_file(&output, &run_output);
         if manifest.reduce.is_some() && is_run_output {
             let output = run_output.to_string_lossy().into_owned();
@@ -181,8 +185,8 @@ impl MergeTarget {
         if let Some(path) = aggregates.iter().find(|path| is_foreign(path) && !is_own(path)) {
             return Err(PreconditionError::FileNotOwn(path.clone()).into());
         }
+        probe_output(&self.output, None, &aggregates)?;
         if let Some(parent) = self.output.parent().filter(|it| !it.as_os_str().is_empty()) {
-            probe_output(&self.output, None, &aggregates)?;
             std::fs::create_dir_all(parent)
                 .map_err(OutputError::io_error("cannot create", parent))?;
         }

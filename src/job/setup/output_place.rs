@@ -13,7 +13,7 @@ use std::{
 
 use crate::input::{self, InputFile, STDIN_NAME};
 use crate::job::{JobError, PreconditionError};
-use crate::output::{Manifest, part_path};
+use crate::output::{Manifest, part_path, replaced_path};
 use crate::settings::SettingsError;
 
 /// Checks the text of `--output` and the file that it names, without writing anything.
@@ -82,8 +82,7 @@ pub(crate) fn probe_output(
         move |error| PreconditionError::OutputUnwritable { output: output.to_owned(), path, error }
     };
     let mut created = CreatedFolders::default();
-    // The file that a symbolic link names is replaced, so its folder counts.
-    let target = output.canonicalize().unwrap_or_else(|_| output.to_owned());
+    let target = replaced_path(output);
     for file in [&target].into_iter().chain(files) {
         let part = part_path(file);
         if let Some(parent) = part.parent() {

@@ -3,7 +3,8 @@
 //! A fenced block with the tag `console` is run: lines that begin with `$ ` are commands (a line that ends with `\` goes on
 //! in the next one), the lines below a command are its output, standard output and standard error together and without
 //! the log's lines. `…` stands for any text, a line of its own for any number of lines. All blocks of a page run one after
-//! the other in one new folder, beside four simulated servers that take the place of ports 8000 to 8003.
+//! the other in one new folder, beside four simulated servers that take the place of ports 8000 to 8003. A block with the
+//! tag `sh` is not run, so each of its commands must need something that a test does not have.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +17,11 @@ use crate::support::{job::mpiexec, work::Work};
 
 /// The seconds that a documented command may take.
 const COMMAND_DEADLINE_S: u32 = 120;
+
+/// Words of commands that need a batch system, several nodes, a GPU, or minutes of building or waiting. Scripts and batch
+/// jobs have tests of their own.
+const NOT_RUN: [&str; 8] =
+    ["qsub", "srun", "#SBATCH", "--ppn 1", "vllm serve", "scripts/", "cargo ", "vllm-sim --port 8000"];
 
 /// How pages name the four servers.
 const DOCUMENTED_SERVERS: &str = "--base-port 8000 --endpoints-per-node 4";
@@ -123,6 +129,19 @@ fn documented_options_exist() {
     }
     assert!(checked > 50, "only {checked} options were found in the pages");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn commands_that_can_be_run_are_run() {
+    let mut wrong = Vec::new();
+    for (name, page) in pages() {
+        for block in blocks(&page, "sh") {
+            if !NOT_RUN.iter().any(|word| block.iter().any(|line| line.contains(word))) {
+                wrong.push(format!("{name}: {}", block.join("\n")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "make console blocks of these:\n{}", wrong.join("\n"));
 }
 
 /// Whether a line of output is what a page shows: `…` stands for any text.

@@ -19,7 +19,7 @@ use crate::report::{
     reduce_levels::ReduceSummary,
 };
 use crate::{
-    domain::{FailureKind, Tally},
+    domain::{FailureKind, Tally, clean_line},
     metrics::FailureStats,
     output::{PromptCounts, ReduceProgress},
 };
@@ -196,8 +196,7 @@ impl EndSummary<'_> {
 /// Returns an id without JSON quotes and control characters, cut to [`MAX_ID_CHARS`].
 fn shorten_id(json: &str) -> String {
     let text = serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned());
-    let clean = |letter: char| if letter.is_control() { '\u{fffd}' } else { letter };
-    let mut short: String = text.chars().map(clean).take(MAX_ID_CHARS).collect();
+    let mut short: String = clean_line(&text).chars().take(MAX_ID_CHARS).collect();
     if text.chars().nth(MAX_ID_CHARS).is_some() {
         short.push('…');
     }

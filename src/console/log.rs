@@ -25,7 +25,10 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::settings::{Environment, LogFormat};
+use crate::{
+    domain::clean_for_terminal,
+    settings::{Environment, LogFormat},
+};
 
 /// Rank and host; they are known only after MPI has started, when lines may have been written already.
 static LOG_IDENTITY: OnceLock<(usize, String)> = OnceLock::new();
@@ -101,7 +104,7 @@ pub(super) fn print_error_text(text: &str) {
     } else {
         ("error: ".to_owned(), format!("\n{HINT_PREFIX}"))
     };
-    let text = text.replace(&format!("\n{HINT_PREFIX}"), &hint);
+    let text = clean_for_terminal(text).replace(&format!("\n{HINT_PREFIX}"), &hint);
     suspend_bar(|| eprintln!("{error}{text}"));
 }
 
@@ -110,6 +113,7 @@ pub(super) fn print_progress_text(text: &str) {
     if is_json_log() {
         write_json_line("info", "aurora_swarm", text, event_fields("progress_note"));
     } else {
+        let text = clean_for_terminal(text);
         suspend_bar(|| eprintln!("{PROGRESS_PREFIX}{text}"));
     }
 }
@@ -267,7 +271,8 @@ where
                 write!(out, "[{rank} {host}] ")?;
             }
         }
-        write!(out, "{}", fields.message)?;
+        // Indented, so that no line break in a server's words can begin a line that looks like one of the log.
+        write!(out, "{}", fields.message.replace('\n', "\n  "))?;
         // The message of a named event is complete; its fields repeat the values for programs that read JSON.
         if !fields.others.contains_key(EVENT_FIELD) {
             for (name, value) in &fields.others {
@@ -287,9 +292,11 @@ struct EventFields {
 impl EventFields {
     fn store_field(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
-            ("message", Value::String(text)) => self.message = inline_hints(&text),
+            ("message", Value::String(text)) => {
+                self.message = inline_hints(&clean_for_terminal(&text));
+            }
             (name, Value::String(text)) => {
-                self.others.insert(name.into(), inline_hints(&text).into());
+                self.others.insert(name.into(), inline_hints(&clean_for_terminal(&text)).into());
             }
             (name, value) => {
                 self.others.insert(name.into(), value);

@@ -33,7 +33,7 @@ use std::{
 };
 
 use crate::{
-    domain::{EndpointStatus, ProbeResult},
+    domain::{EndpointStatus, ProbeResult, clean_for_terminal},
     report::format::pluralize,
 };
 
@@ -54,7 +54,7 @@ pub(crate) fn print_stdout(text: &str) {
         return;
     }
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(clean_for_terminal(text).as_bytes()).and_then(|()| out.flush());
 }
 
 /// Prints an error with its causes, and its hints on lines of their own, to standard error.

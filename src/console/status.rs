@@ -8,8 +8,11 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use super::terminal::{join_fitting, terminal_width};
-use crate::output::{LostRank, PromptCounts, ReduceProgress, RunActivity, RunPhase};
-use crate::report::format::{format_duration, format_flaws, pluralize};
+use crate::{
+    domain::clean_line,
+    output::{LostRank, PromptCounts, ReduceProgress, RunActivity, RunPhase},
+    report::format::{format_duration, format_flaws, pluralize},
+};
 
 /// Status of a run. The field names are the keys of `status --json`, a contract with scripts.
 #[derive(Clone, Debug, Serialize)]
@@ -84,7 +87,8 @@ impl StatusView {
 
     /// Returns the facts that fit into this number of columns.
     fn fit_to_width(&self, columns: usize) -> String {
-        join_fitting(&format!("{}: ", self.state.as_str()), &self.status_parts(), columns)
+        let head = format!("{}: ", self.state.as_str());
+        clean_line(&join_fitting(&head, &self.status_parts(), columns)).into_owned()
     }
 
     /// Lists the facts, the most important first: a narrow terminal drops from the end.

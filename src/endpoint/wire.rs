@@ -7,6 +7,11 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::domain::clean_line;
+
+/// Bytes of a body that is not JSON in which its message is looked for.
+const MAX_PLAIN_BODY: usize = 64 * 1024;
+
 /// Response body of `GET /v1/models`.
 #[derive(Deserialize)]
 pub(super) struct ModelList {
@@ -39,7 +44,7 @@ pub(super) struct OpenApi {
 
 /// Message and parameter of an error body.
 pub(super) struct ErrorDetails {
-    /// Error message, truncated to 300 characters.
+    /// Error message on one line, truncated to 300 characters.
     pub(super) message: String,
     /// Request parameter that the error names, if any.
     pub(super) param: Option<String>,
@@ -51,7 +56,8 @@ pub(super) fn error_message(body: &[u8]) -> String {
 }
 
 /// Parses an error body in any of the shapes in use: `{"error": {"message": …}}`, `{"error": "…"}`, `{"detail": …}`,
-/// `{"message": …}`. Otherwise the message is the beginning of the body itself.
+/// `{"message": …}`. The message of an HTML page, which proxies send, is its title; otherwise it is the beginning of the
+/// body itself.
 pub(super) fn parse_error_body(body: &[u8]) -> ErrorDetails {
     #[derive(Deserialize)]
     struct ErrorBody<'a> {
@@ -74,14 +80,32 @@ pub(super) fn parse_error_body(body: &[u8]) -> ErrorDetails {
     }
     let text = inner.map(|raw| serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()));
     let text = text.or(body_read.and_then(|body| body.message));
-    let text = text.unwrap_or_else(|| String::from_utf8_lossy(body).trim().to_owned());
+    let text = text.unwrap_or_else(|| {
+        let start = &body[..body.len().min(MAX_PLAIN_BODY)];
+        let text = String::from_utf8_lossy(start);
+        html_title(&text).unwrap_or_else(|| text.trim().to_owned())
+    });
     ErrorDetails { message: truncate_message(&text), param: None }
 }
 
+/// Returns the title of an HTML page.
+fn html_title(text: &str) -> Option<String> {
+    if !text.trim_start().starts_with('<') {
+        return None;
+    }
+    // ASCII letters only, so that offsets are the same in both.
+    let lower = text.to_ascii_lowercase();
+    let from = lower.find("<title>")? + "<title>".len();
+    let length = lower[from..].find("</title>")?;
+    let title = text[from..from + length].split_whitespace().collect::<Vec<_>>().join(" ");
+    (!title.is_empty()).then_some(title)
+}
+
+/// Truncates a server's message and replaces what would end the line or control a terminal.
 fn truncate_message(text: &str) -> String {
     match text.char_indices().nth(300) {
-        Some((cut, _)) => format!("{}…", &text[..cut]),
-        None => text.to_owned(),
+        Some((cut, _)) => format!("{}…", clean_line(&text[..cut])),
+        None => clean_line(text).into_owned(),
     }
 }
 
@@ -98,6 +122,9 @@ mod tests {
             (r#"{"message":"old"}"#, "old"),
             ("404 page not found", "404 page not found"),
             (r#"{"detail":[{"loc":1}]}"#, r#"[{"loc":1}]"#),
+            ("<html>\n<head><TITLE>502 Bad\n Gateway</title></head>…", "502 Bad Gateway"),
+            ("<p>no title</p>", "<p>no title</p>"),
+            (r#"{"error":"a\u001b[2J\nb"}"#, "a\u{fffd}[2J b"),
         ] {
             assert_eq!(error_message(body.as_bytes()), message);
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::domain::FlawCounts;
+use crate::domain::{FlawCounts, is_terminal_control};
 
 /// Escapes text that comes from data, so that none of it is markup.
 pub(crate) fn escape_html(text: &str) -> String {
@@ -16,8 +16,7 @@ pub(crate) fn escape_html(text: &str) -> String {
             '\'' => safe.push_str("&#39;"),
             // Bidirectional controls would reorder the text around them; line breaks would collapse anyway.
             '\n' | '\t' => safe.push(' '),
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => safe.push('\u{fffd}'),
-            letter if letter.is_control() => safe.push('\u{fffd}'),
+            letter if is_terminal_control(letter) => safe.push('\u{fffd}'),
             letter => safe.push(letter),
         }
     }

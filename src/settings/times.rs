@@ -38,11 +38,12 @@ impl FromStr for Walltime {
         if text == "auto" {
             return Ok(Self::Auto);
         }
-        if let Some(seconds) = parse_clock_time(text) {
-            return Ok(Self::Fixed(HumanDuration::from_secs(seconds)));
-        }
-        let wrong = |_| "expected auto or a time like 90m or 12:00:00".to_owned();
-        text.parse().map(Self::Fixed).map_err(wrong)
+        let wrong = || "expected auto or a time like 90m or 12:00:00, at most 10 years".to_owned();
+        let period = match parse_clock_time(text) {
+            Some(seconds) => HumanDuration::checked(std::time::Duration::from_secs(seconds)),
+            None => text.parse().ok(),
+        };
+        period.map(Self::Fixed).ok_or_else(wrong)
     }
 }
 

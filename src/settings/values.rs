@@ -15,7 +15,15 @@ use crate::domain::RequestParams;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct HumanDuration(Duration);
 
+/// Longest accepted duration. Later points in time cannot be computed on every system.
+const MAX_DURATION: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 impl HumanDuration {
+    /// Returns the duration, or `None` if it exceeds ten years.
+    pub(super) fn checked(period: Duration) -> Option<Self> {
+        (period <= MAX_DURATION).then_some(Self(period))
+    }
+
     /// Creates a duration from seconds.
     #[must_use]
     pub(crate) const fn from_secs(seconds: u64) -> Self {
@@ -40,13 +48,14 @@ impl FromStr for HumanDuration {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
-        if let Ok(seconds) = text.parse::<f64>() {
-            let period = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
-            return Ok(Self(period));
-        }
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|error| format!("expected a duration like 90s or 1h 30m ({error})"))
+        let period = match text.parse::<f64>() {
+            Ok(seconds) => {
+                Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?
+            }
+            Err(_) => humantime::parse_duration(text)
+                .map_err(|error| format!("expected a duration like 90s or 1h 30m ({error})"))?,
+        };
+        Self::checked(period).ok_or_else(|| "a duration must not exceed 10 years".into())
     }
 }
 
@@ -478,6 +487,10 @@ mod tests {
         }
         assert!("soon".parse::<HumanDuration>().is_err());
         assert!("-1".parse::<HumanDuration>().is_err());
+        for too_long in ["18446744073709551615s", "1e12", "11y"] {
+            let error = too_long.parse::<HumanDuration>().expect_err("too long");
+            assert!(error.contains("10 years"), "{too_long}: {error}");
+        }
     }
 
     #[test]

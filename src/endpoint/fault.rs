@@ -61,9 +61,9 @@ impl From<TransportError> for RequestFault {
         let message = error.to_string();
         match error {
             TransportError::Connect(_) => Self::EndpointDown { message },
-            TransportError::Timeout(_) | TransportError::ConnectionLost(_) => {
-                Self::Transient { message, status: None }
-            }
+            TransportError::Timeout(_)
+            | TransportError::ConnectionLost(_)
+            | TransportError::ResponseTooLarge(_) => Self::Transient { message, status: None },
             TransportError::InvalidRequest(_) => Self::Request { message, status: 0 },
         }
     }

@@ -20,6 +20,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Longest time in which a request on a stale connection fails; a later failure is a real one.
 const STALE_DETECT_LIMIT: Duration = Duration::from_millis(100);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes reserved at most for a response before any of its body has arrived.
+const MAX_ANNOUNCED_BYTES: usize = 1 << 20;
 
 /// Pool of HTTP connections to servers. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
@@ -28,6 +30,15 @@ pub(crate) struct HttpClient {
     key: Option<ApiKey>,
     /// Parsed target URLs, by path and server: parsing the same text a million times would take seconds.
     target_urls: Arc<Mutex<HashMap<&'static str, HashMap<Url, reqwest::Url>>>>,
+}
+
+/// What a response may take: a server that sends without end, or not at all, costs no more than this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ResponseBounds {
+    /// Time from sending the request to the last byte.
+    pub time: Duration,
+    /// Size of the body in bytes.
+    pub bytes: usize,
 }
 
 /// Complete HTTP response of a server, whatever its status.
@@ -53,6 +64,9 @@ pub(crate) enum TransportError {
     /// The connection ended before the response was complete.
     #[error("connection closed ({0})")]
     ConnectionLost(String),
+    /// The response body exceeds the limit of its route, in bytes.
+    #[error("response larger than {0} bytes")]
+    ResponseTooLarge(usize),
     /// The request could not be built, so nothing was sent.
     #[error("invalid request ({0})")]
     InvalidRequest(String),
@@ -81,29 +95,29 @@ impl HttpClient {
     /// Sends `GET url/path` and reads the whole response.
     ///
     /// # Errors
-    /// Fails if no complete response arrives within `limit`.
+    /// Fails if no complete response within the bounds arrives.
     pub(crate) async fn get(
         &self,
         url: &Url,
         path: &'static str,
-        limit: Duration,
+        bounds: ResponseBounds,
     ) -> Result<HttpResponse, TransportError> {
-        self.execute_request(self.inner.get(self.target_url(url, path)?), limit).await
+        self.execute_request(self.inner.get(self.target_url(url, path)?), bounds).await
     }
 
     /// Sends `POST url/path` with a JSON body and reads the whole response.
     ///
     /// # Errors
-    /// Fails if no complete response arrives within `limit`.
+    /// Fails if no complete response within the bounds arrives.
     pub(crate) async fn post_json(
         &self,
         url: &Url,
         path: &'static str,
         json: Vec<u8>,
-        limit: Duration,
+        bounds: ResponseBounds,
     ) -> Result<HttpResponse, TransportError> {
         let request = self.inner.post(self.target_url(url, path)?);
-        self.execute_request(request.header("content-type", "application/json").body(json), limit)
+        self.execute_request(request.header("content-type", "application/json").body(json), bounds)
             .await
     }
 
@@ -122,17 +136,17 @@ impl HttpClient {
     async fn execute_request(
         &self,
         mut request: reqwest::RequestBuilder,
-        limit: Duration,
+        bounds: ResponseBounds,
     ) -> Result<HttpResponse, TransportError> {
         if let Some(key) = &self.key {
             request = request.bearer_auth(key.expose_secret());
         }
-        let to_transport_error = |error: reqwest::Error| classify_error(&error, limit);
-        let request = request.timeout(limit);
+        let to_transport_error = |error: reqwest::Error| classify_error(&error, bounds.time);
+        let request = request.timeout(bounds.time);
         // The body is reference-counted, so the clone copies only the request's head.
         let retry = request.try_clone();
         let started = Instant::now();
-        let answer = match (request.send().await, retry) {
+        let mut answer = match (request.send().await, retry) {
             // A connection that the server closed while it was idle fails at once and without a byte. That is no fault
             // of the server, and retrying on a new connection costs nothing.
             (Err(error), Some(retry))
@@ -147,7 +161,16 @@ impl HttpClient {
             answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let retry_after =
             retry_after_header.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-        let body = answer.bytes().await.map_err(to_transport_error)?.into();
+        // Most servers say the length, which saves growing the buffer; a false one costs no memory.
+        let announced = answer.content_length().and_then(|length| usize::try_from(length).ok());
+        let mut body = Vec::with_capacity(announced.unwrap_or(0).min(MAX_ANNOUNCED_BYTES));
+        while let Some(chunk) = answer.chunk().await.map_err(to_transport_error)? {
+            if body.len() + chunk.len() > bounds.bytes {
+                // Dropping the response closes its connection, whatever the server still sends.
+                return Err(TransportError::ResponseTooLarge(bounds.bytes));
+            }
+            body.extend_from_slice(&chunk);
+        }
         Ok(HttpResponse { status, retry_after, body })
     }
 }

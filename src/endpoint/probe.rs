@@ -6,11 +6,14 @@
 
 use std::time::Duration;
 
-use super::{HttpClient, TransportError, wire};
+use super::{HttpClient, TransportError, http::ResponseBounds, wire};
 use crate::domain::{ProbeResult, ServedModel, ServerInfo, ServerRoutes, Url};
 
 /// Timeout of each request of a probe: a server that loads a model may be slow to answer, a dead one is not worth more.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Size of a reply to a probe. The longest that real servers send is the description of their routes, under 1 MiB, and
+/// `/metrics` with a few thousand series; every endpoint of a rank may be probed at the same time.
+const PROBE_BOUNDS: ResponseBounds = ResponseBounds { time: PROBE_TIMEOUT, bytes: 8 << 20 };
 
 /// Probes a server once, with requests for its health, models, version and routes.
 pub(crate) async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult {
@@ -21,7 +24,7 @@ pub(crate) async fn probe_server(client: &HttpClient, url: &Url) -> ProbeResult 
 }
 
 async fn query_server(client: &HttpClient, url: &Url) -> Result<ServerInfo, String> {
-    let get = |path: &'static str| client.get(url, path, PROBE_TIMEOUT);
+    let get = |path: &'static str| client.get(url, path, PROBE_BOUNDS);
     let at_route = |what: &str, error: TransportError| format!("{what}: {error}");
     let health = get("/health").await.map_err(|error| at_route("GET /health", error))?;
     // Servers other than vLLM may lack the route.
@@ -82,7 +85,7 @@ async fn has_chat_template(
         "{{\"model\":{model},\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"max_tokens\":1}}"
     );
     let path = if routes.tokenize { "/tokenize" } else { "/v1/chat/completions" };
-    match client.post_json(url, path, body.into_bytes(), PROBE_TIMEOUT).await {
+    match client.post_json(url, path, body.into_bytes(), PROBE_BOUNDS).await {
         Ok(response) if response.status == 503 => Err(format!("POST {path} answered 503")),
         Ok(response) => Ok(response.status == 200),
         Err(error) => Err(format!("POST {path}: {error}")),
@@ -92,11 +95,11 @@ async fn has_chat_template(
 /// Finds the routes of a server. vLLM lists them; other servers get a POST to each path, with a body that is not a
 /// valid request on any of them.
 async fn discover_routes(client: &HttpClient, url: &Url) -> Result<ServerRoutes, TransportError> {
-    let openapi = Some(client.get(url, "/openapi.json", PROBE_TIMEOUT).await?)
+    let openapi = Some(client.get(url, "/openapi.json", PROBE_BOUNDS).await?)
         .filter(|response| response.status == 200);
     // Metrics are optional: without them the server is still ready.
     let metrics = client
-        .get(url, "/metrics", PROBE_TIMEOUT)
+        .get(url, "/metrics", PROBE_BOUNDS)
         .await
         .is_ok_and(|response| response.status == 200);
     if let Some(openapi) =
@@ -115,7 +118,7 @@ async fn discover_routes(client: &HttpClient, url: &Url) -> Result<ServerRoutes,
     let paths =
         ["/v1/completions", "/v1/chat/completions", "/v1/chat/completions/batch", "/tokenize"];
     for (exists, path) in exists.iter_mut().zip(paths) {
-        let answer = client.post_json(url, path, b"{}".to_vec(), PROBE_TIMEOUT).await?;
+        let answer = client.post_json(url, path, b"{}".to_vec(), PROBE_BOUNDS).await?;
         *exists = !matches!(answer.status, 404 | 405 | 501);
     }
     let [completions, chat, chat_batch, tokenize] = exists;

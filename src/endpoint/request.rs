@@ -7,8 +7,15 @@ use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use super::{HttpClient, RequestFault, ServerReply, fault, reply, reply_shape::ExpectedReply};
+use super::{
+    HttpClient, RequestFault, ServerReply, fault, http::ResponseBounds, reply,
+    reply_shape::ExpectedReply,
+};
 use crate::domain::{Prompt, PromptInput, RequestParams, Route, Url};
+
+/// Size of a reply with answers. A list of 64 answers of 8,192 tokens with twenty log-probabilities each comes to
+/// hundreds of megabytes, but such jobs are run with single requests; plain answers take a few bytes per token.
+const MAX_REPLY_BYTES: usize = 64 << 20;
 
 /// Parameters that all prompts of a request have in common; only prompts with equal ones can form a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -125,7 +132,8 @@ pub(super) async fn post_request(
         Route::Completions => "/v1/completions",
         Route::Chat => "/v1/chat/completions",
     };
-    let answer = client.post_json(url, path, body, limit).await.map_err(RequestFault::from)?;
+    let bounds = ResponseBounds { time: limit, bytes: MAX_REPLY_BYTES };
+    let answer = client.post_json(url, path, body, bounds).await.map_err(RequestFault::from)?;
     if answer.status == 200 {
         Ok(answer.body)
     } else {

@@ -4,11 +4,12 @@
 
 use std::time::Duration;
 
-use super::HttpClient;
+use super::{HttpClient, http::ResponseBounds};
 use crate::domain::Url;
 
-/// Timeout of the request for `/metrics`: a server that takes longer has other problems.
-const METRICS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bounds of the request for `/metrics`: a server that takes longer has other problems.
+const METRICS_BOUNDS: ResponseBounds =
+    ResponseBounds { time: Duration::from_secs(2), bytes: 8 << 20 };
 
 /// Load of a server, summed over its engines.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -24,7 +25,7 @@ pub(crate) struct ServerLoad {
 /// Fetches the load once; `None` if the server has no metrics or does not answer in time.
 pub(crate) async fn fetch_server_load(client: &HttpClient, url: &Url) -> Option<ServerLoad> {
     let answer = client
-        .get(url, "/metrics", METRICS_TIMEOUT)
+        .get(url, "/metrics", METRICS_BOUNDS)
         .await
         .ok()
         .filter(|response| response.status == 200)?;

@@ -140,7 +140,7 @@ fn prepare_bootstraps(
     let owned = assign_endpoints(&read_endpoint_spec(&settings)?, &places)?;
     let settings_json =
         serde_json::to_string(&settings).map_err(|error| CommError::Encode(error.to_string()))?;
-    let api_key = environment.get(ApiKey::ENV_VARIABLE).and_then(ApiKey::new);
+    let api_key = environment.get(ApiKey::ENV_VARIABLE).map(ApiKey::new).transpose()?.flatten();
     let bootstrap = |(placement, urls)| RankBootstrap {
         settings: settings_json.clone(),
         api_key: api_key.clone(),

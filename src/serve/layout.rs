@@ -39,8 +39,14 @@ pub(crate) fn plan_servers(
     let server = |k: u16| {
         // A server whose port would exceed 65535 is left out.
         let port = base.checked_add(k)?;
-        let fill =
-            |text: &str| fill_placeholders(text, port, k, context, settings.model.as_deref());
+        let values = [
+            ("{port}", port.to_string()),
+            ("{k}", k.to_string()),
+            ("{local_rank}", context.local_rank.to_string()),
+            ("{host}", context.host.to_owned()),
+            ("{model}", settings.model.as_deref().unwrap_or("{model}").to_owned()),
+        ];
+        let fill = |text: &str| fill_placeholders(text, &values, None);
         let mut variables = tile_variables(settings.serve_layout, k);
         // The user's variables come last, since the last value of a name wins.
         variables.extend(settings.serve_env.iter().filter_map(|pair| {
@@ -49,7 +55,7 @@ pub(crate) fn plan_servers(
         }));
         Some(ServerSpec {
             port,
-            command: fill(command),
+            command: fill_placeholders(command, &values, Some("{model}")),
             variables,
             log: context.log_folder.join(format!("{}-{port}.log", context.host)),
             // The delay depends on the server's number on the node, so that ranks sharing it do not start theirs
@@ -67,29 +73,22 @@ pub(crate) fn plan_servers(
 const MAX_START_DELAY: Duration = Duration::from_secs(3600);
 
 /// Fills in the placeholders of a text. Other braces belong to the shell or to JSON, and `${port}` is a shell variable.
-fn fill_placeholders(
-    text: &str,
-    port: u16,
-    k: u16,
-    context: ServerContext<'_>,
-    model: Option<&str>,
-) -> String {
-    let placeholders = [
-        ("{port}", port.to_string()),
-        ("{k}", k.to_string()),
-        ("{local_rank}", context.local_rank.to_string()),
-        ("{host}", context.host.to_owned()),
-        ("{model}", model.unwrap_or("{model}").to_owned()),
-    ];
+/// The value of `quoted_name` is quoted for the shell that the text is for, whatever quotes surround the placeholder.
+fn fill_placeholders(text: &str, values: &[(&str, String)], quoted_name: Option<&str>) -> String {
     let mut filled = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('{') {
         let (before, from) = rest.split_at(at);
         filled.push_str(before);
-        let name = placeholders.iter().find(|(name, _)| from.starts_with(name));
-        match name.filter(|_| !before.ends_with('$')) {
+        let found = values.iter().find(|(name, _)| from.starts_with(name));
+        match found.filter(|_| !before.ends_with('$')) {
             Some((name, value)) => {
-                filled.push_str(value);
+                if quoted_name == Some(*name) {
+                    let template = &text[..text.len() - from.len()];
+                    filled.push_str(&quote_for_shell(value, open_quote(template)));
+                } else {
+                    filled.push_str(value);
+                }
                 rest = &from[name.len()..];
             }
             None => {
@@ -99,6 +98,39 @@ fn fill_placeholders(
         }
     }
     filled + rest
+}
+
+/// Returns the quote that is open at the end of a piece of a shell command.
+fn open_quote(command: &str) -> Option<char> {
+    let (mut open, mut letters) = (None, command.chars());
+    while let Some(letter) = letters.next() {
+        match (open, letter) {
+            // The next character is literal, except inside single quotes.
+            (None | Some('"'), '\\') => drop(letters.next()),
+            (None, '"' | '\'') => open = Some(letter),
+            (Some(quote), letter) if quote == letter => open = None,
+            _ => {}
+        }
+    }
+    open
+}
+
+/// Returns a value as a POSIX shell reads it as one word. Ordinary model names and paths stay as they are.
+fn quote_for_shell(value: &str, open: Option<char>) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-:@+,=%{}".contains(letter);
+    let in_single_quotes = || value.replace('\'', r"'\''");
+    match open {
+        _ if value.chars().all(is_plain) => value.to_owned(),
+        Some('\'') => in_single_quotes(),
+        Some(_) => value.chars().fold(String::new(), |text, letter| {
+            if "\\\"$`".contains(letter) {
+                text + "\\" + letter.encode_utf8(&mut [0; 4])
+            } else {
+                text + letter.encode_utf8(&mut [0; 4])
+            }
+        }),
+        None => format!("'{}'", in_single_quotes()),
+    }
 }
 
 /// Returns the variables that bind server `k` to its own tiles of an Aurora node.
@@ -159,6 +191,24 @@ mod tests {
         assert_eq!(servers[0].variables, [("N".to_owned(), "2:8002".to_owned())]);
         assert_eq!(servers[0].log, Path::new("run/servers/x1-8002.log"));
         assert_eq!(servers[0].delay, Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_model_name_reaches_the_shell_as_one_word() {
+        for model in ["a b; touch pwned", "it's \"$HOME\" `id` \\", "plain/model-7b", "é 漢"] {
+            for template in ["printf %s {model}", "printf %s '{model}'", "printf %s \"{model}\""] {
+                let settings = Settings {
+                    model: Some(model.into()),
+                    ..serve_settings(template, ServeLayout::None, &[])
+                };
+                let servers = plan_servers(&settings, 0..1, server_context());
+                let output = std::process::Command::new("/bin/sh")
+                    .args(["-c", &servers[0].command])
+                    .output()
+                    .expect("a shell");
+                assert_eq!(String::from_utf8_lossy(&output.stdout), model, "{template}");
+            }
+        }
     }
 
     #[test]

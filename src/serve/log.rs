@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
     path::Path,
     time::SystemTime,
 };
@@ -11,15 +12,31 @@ const TAIL_LINES: usize = 12;
 /// Size of the end of the file in which the last lines are looked for.
 const TAIL_BYTES: u64 = 16 * 1024;
 const MAX_LINE_CHARS: usize = 300;
+/// Size at which a log is emptied: it shares its disk and quota with the answers, and a server may write without end.
+const MAX_LOG_BYTES: u64 = 256 << 20;
 /// Marks the beginning of each start in the log.
 const START_MARK: &str = "--- aurora-swarm: started ";
 
 /// Opens the log for appending and writes a line with the time and command of this start.
 pub(super) fn open_log(path: &Path, command: &str) -> io::Result<File> {
-    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    // A server may print its key, and the folder may be readable by others.
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
     writeln!(file, "{START_MARK}{now}: {command}")?;
     Ok(file)
+}
+
+/// Empties a log that has become too large. Its server goes on at the new end, since it appends. Nothing else is done if
+/// that fails: the log matters less than the server.
+pub(super) fn limit_log(path: &Path) {
+    let Ok(file) = OpenOptions::new().append(true).open(path) else { return };
+    if file.metadata().is_ok_and(|metadata| metadata.len() > MAX_LOG_BYTES)
+        && file.set_len(0).is_ok()
+    {
+        let mebibytes = MAX_LOG_BYTES >> 20;
+        let _ =
+            writeln!(&file, "--- aurora-swarm: the log reached {mebibytes} MiB and was emptied");
+    }
 }
 
 /// Returns the last lines of the last start, with the secrets hidden.
@@ -67,6 +84,21 @@ mod tests {
         assert_eq!(last_lines(&text, &["hf_0123".into()]), "key is (hidden)!\n[31mlast");
         let many: String = (0..40).map(|it| format!("{it}\n")).collect();
         assert_eq!(last_lines(&many, &[]).lines().next(), Some("28"));
+    }
+
+    #[test]
+    fn a_log_that_is_too_large_is_emptied_and_appended_to() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("x-1.log");
+        let mut server = open_log(&path, "vllm").expect("a log");
+        limit_log(&path);
+        assert!(std::fs::read_to_string(&path).expect("a log").starts_with(START_MARK));
+        server.set_len(MAX_LOG_BYTES + 1).expect("a sparse file");
+        limit_log(&path);
+        writeln!(server, "more").expect("written");
+        let text = std::fs::read_to_string(&path).expect("a log");
+        assert!(text.contains("was emptied\nmore\n"), "{text:?}");
+        limit_log(Path::new("/nonexistent/x.log"));
     }
 
     #[test]

@@ -157,6 +157,7 @@ impl ServerSupervisor {
         if now >= self.next_tree_update {
             self.next_tree_update = now + TREE_UPDATE_INTERVAL;
             self.update_process_tree(&own_descendants());
+            self.servers.iter().for_each(|server| log::limit_log(&server.spec.log));
         }
     }
 

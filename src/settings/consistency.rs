@@ -3,7 +3,12 @@
 //! Owns the messages of these errors, with the options as they are typed. Rules about `--serve` are in `serve.rs`, the
 //! types of values in `values.rs`, and the origins that are added to a message in `layers.rs`.
 
+use std::time::Duration;
+
 use super::{AggregateSpec, AutoOrCount, ResumePolicy, Settings, TokenLimit};
+
+/// Shortest `--rank-silence`: ranks report about once a second.
+const MIN_RANK_SILENCE: Duration = Duration::from_secs(1);
 
 /// A range or rule that settings break.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,6 +151,17 @@ impl Settings {
         }
         if self.timeout.to_duration().is_zero() {
             return Err(Violation::new(&["timeout"], "--timeout 0: must be above 0"));
+        }
+        if self.rank_silence.to_duration() < MIN_RANK_SILENCE {
+            let message = format!("--rank-silence {}: must be at least 1s", self.rank_silence);
+            return Err(Violation::new(&["rank-silence"], message));
+        }
+        if let Some(name) = self.extra_body.secret_field() {
+            let message = format!(
+                "--extra-body has a field {name:?}, which looks like a secret, and settings are written to the \
+                 manifest\nhint: the key of requests is read from AURORA_SWARM_API_KEY"
+            );
+            return Err(Violation::new(&["extra-body"], message));
         }
         let n = usize::try_from(self.n).unwrap_or(usize::MAX);
         if matches!(self.concurrency, AutoOrCount::Count(concurrency) if concurrency < n) {

@@ -44,6 +44,11 @@ pub enum SettingsError {
     UnreadableFile { path: String, error: std::io::Error },
     #[error("the settings file {path} is not TOML: {detail}")]
     InvalidToml { path: String, detail: String },
+    #[error(
+        "AURORA_SWARM_API_KEY has a character that no request header may contain\nhint: look for line breaks and \
+         other invisible characters in it"
+    )]
+    InvalidKey,
     #[error("unknown setting {key:?} ({origin}){}", nearest_hint(.nearest))]
     UnknownKey { origin: SettingOrigin, key: String, nearest: Option<String> },
     /// A value does not fit its key.
@@ -132,7 +137,13 @@ impl SettingsLayer {
         let text = std::fs::read_to_string(PathBuf::from(path))
             .map_err(|error| SettingsError::UnreadableFile { path: path.into(), error })?;
         let table: Table = text.parse().map_err(|error: toml::de::Error| {
-            SettingsError::InvalidToml { path: path.into(), detail: error.to_string() }
+            // The parser's full text quotes the line, which may hold a key.
+            let line = error.span().map(|at| 1 + text[..at.start].matches('\n').count());
+            let detail = match line {
+                Some(line) => format!("line {line}: {}", error.message()),
+                None => error.message().to_owned(),
+            };
+            SettingsError::InvalidToml { path: path.into(), detail }
         })?;
         let origin = SettingOrigin::File(path.into());
         let layer =
@@ -271,13 +282,14 @@ fn explain_types(detail: &str) -> String {
         .replace("expected u32", "expected a whole number")
 }
 
-/// Quotes a value for an error message; values that may contain a password are hidden.
+/// Quotes a value for an error message. Values that may contain a password or a key are hidden: the part before a host
+/// name, the query of a URL.
 fn redact_value(value: &Value) -> String {
     let text = match value {
         Value::String(text) => format!("'{text}'"),
         other => other.to_string(),
     };
-    if text.contains('@') { "(hidden)".into() } else { text }
+    if text.contains(['@', '?']) { "(hidden)".into() } else { text }
 }
 
 fn all_keys() -> impl Iterator<Item = String> {
@@ -330,7 +342,7 @@ impl SettingsError {
                 matches!(origin, SettingOrigin::Flag(_))
             }
             Self::Conflict { is_usage, .. } => *is_usage,
-            Self::UnreadableFile { .. } | Self::InvalidToml { .. } => false,
+            Self::UnreadableFile { .. } | Self::InvalidToml { .. } | Self::InvalidKey => false,
         }
     }
 }

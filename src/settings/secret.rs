@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::SettingsError;
+
 /// API key for servers, read from `AURORA_SWARM_API_KEY` only and broadcast by rank 0. Its `Debug` hides the value.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ApiKey(String);
@@ -13,10 +15,16 @@ impl ApiKey {
     pub(crate) const ENV_VARIABLE: &str = "AURORA_SWARM_API_KEY";
 
     /// Wraps a trimmed value; a blank one is `None`.
-    #[must_use]
-    pub(crate) fn new(value: &str) -> Option<Self> {
+    ///
+    /// # Errors
+    /// If the value cannot stand in a request header.
+    pub(crate) fn new(value: &str) -> Result<Option<Self>, SettingsError> {
         let value = value.trim();
-        (!value.is_empty()).then(|| Self(value.to_owned()))
+        if !value.chars().all(|letter| letter.is_ascii_graphic() || letter == ' ') {
+            // The value itself is never part of a message.
+            return Err(SettingsError::InvalidKey);
+        }
+        Ok((!value.is_empty()).then(|| Self(value.to_owned())))
     }
 
     /// Returns the key, for the `Authorization` header only.
@@ -38,9 +46,13 @@ mod tests {
 
     #[test]
     fn api_key_is_hidden_in_debug() {
-        let secret = ApiKey::new(" abc ").expect("not blank");
+        let secret = ApiKey::new(" abc ").expect("valid").expect("not blank");
         assert_eq!(format!("{secret:?}"), "(hidden)");
         assert_eq!(secret.expose_secret(), "abc");
-        assert_eq!(ApiKey::new("  "), None);
+        assert!(matches!(ApiKey::new("  "), Ok(None)));
+        for invalid in ["sk\r\nX: 1", "sk\u{7f}", "schlüssel"] {
+            let error = ApiKey::new(invalid).expect_err("no header value").to_string();
+            assert!(error.contains(ApiKey::ENV_VARIABLE) && !error.contains("sk"), "{error}");
+        }
     }
 }

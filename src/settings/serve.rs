@@ -111,11 +111,14 @@ impl Settings {
                 ));
             }
         }
-        if has_literal_api_key(command) {
+        if let Some(name) = find_command_secret(command) {
             return Err(Violation::new(
                 &["serve"],
-                "--serve contains an API key, and settings are written to the manifest\nhint: set VLLM_API_KEY in the \
-                        job script's environment, which servers inherit, or write --api-key \"$AURORA_SWARM_API_KEY\"",
+                format!(
+                    "--serve passes a secret as {name}, where the manifest, logs and process lists show it\nhint: set \
+                     VLLM_API_KEY in the job script's environment, which servers inherit, or begin the command with \
+                     VLLM_API_KEY=\"$AURORA_SWARM_API_KEY\""
+                ),
             ));
         }
         let per_server = |text: &str| text.contains("{port}") || text.contains("{k}");
@@ -137,18 +140,55 @@ impl Settings {
     }
 }
 
-/// Returns whether a variable's name suggests a secret value.
+/// Returns whether the name of a variable, option or field suggests a secret value: its last word does, or it contains
+/// a word that names nothing else. `MAX_TOKENS` and `stop_token_ids` are no secrets.
 #[must_use]
 pub(crate) fn is_secret_name(name: &str) -> bool {
-    let name = name.to_uppercase();
-    ["KEY", "TOKEN", "SECRET", "PASSWORD", "PASSWD"].iter().any(|end| name.ends_with(end))
+    let name = format!("_{}_", name.to_uppercase().replace('-', "_"));
+    ["_KEY_", "_TOKEN_", "_PAT_"].iter().any(|word| name.ends_with(word))
+        || SECRET_WORDS.iter().any(|word| name.contains(word))
 }
 
-/// Returns whether a command contains `--api-key` with anything but a shell variable.
-fn has_literal_api_key(command: &str) -> bool {
-    command.split("--api-key").skip(1).any(|rest| {
-        let value = rest.trim_start_matches(|c: char| c.is_whitespace() || "=\"'".contains(c));
-        rest.starts_with([' ', '=']) && !value.is_empty() && !value.starts_with('$')
+/// Words of names, in any place, that name secrets only.
+const SECRET_WORDS: [&str; 9] = [
+    "_APIKEY_",
+    "_API_KEY_",
+    "_ACCESS_KEY_",
+    "_PRIVATE_KEY_",
+    "_SECRET_",
+    "_PASSWORD_",
+    "_PASSWD_",
+    "_PASSPHRASE_",
+    "_CREDENTIALS_",
+];
+
+/// Returns the name of the first option or variable of a shell command that passes a secret. A variable may be set from
+/// another variable, which the shell reads and nothing shows; the value of an option ends up in the process list even
+/// then.
+fn find_command_secret(command: &str) -> Option<String> {
+    let is_separator =
+        |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ';' | '&' | '|' | '(' | ')');
+    let words: Vec<&str> = command.split(is_separator).filter(|word| !word.is_empty()).collect();
+    words.iter().enumerate().find_map(|(at, word)| {
+        let (name, value) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (*word, None),
+        };
+        let is_option = name.starts_with('-');
+        let bare = name.trim_start_matches('-');
+        if bare.is_empty() || !is_secret_name(bare) {
+            return None;
+        }
+        let next = words.get(at + 1).copied();
+        let passes = match (is_option, value) {
+            (true, Some(_)) => true,
+            (true, None) => next.is_some_and(|next| !next.starts_with('-')),
+            // A quoted value is the next word, since quotes separate words here.
+            (false, Some("")) => next.is_some_and(|next| !next.starts_with('$')),
+            (false, Some(value)) => !value.starts_with('$'),
+            (false, None) => false,
+        };
+        passes.then(|| name.to_owned())
     })
 }
 
@@ -191,13 +231,23 @@ mod tests {
         for (command, words) in [
             (" ", "empty"),
             ("s {model}", "--model is not set"),
-            ("s --api-key sk-1", "VLLM_API_KEY"),
-            ("s --api-key='sk-1'", "VLLM_API_KEY"),
+            ("s --api-key sk-1", "--api-key"),
+            ("s --api-key='sk-1'", "--api-key"),
+            ("s --api-key \"$AURORA_SWARM_API_KEY\"", "--api-key"),
+            ("VLLM_API_KEY=sk-1 s", "VLLM_API_KEY"),
+            ("env HF_TOKEN='sk-1' s", "HF_TOKEN"),
+            ("export AWS_SECRET_ACCESS_KEY=sk-1; s", "AWS_SECRET_ACCESS_KEY"),
+            ("s --hf-token sk-1", "--hf-token"),
         ] {
             let error = resolve_flags(&[("serve", command)]).expect_err(words).to_string();
             assert!(error.contains(words) && !error.contains("sk-1"), "{error}");
         }
-        for command in ["s --api-key \"$AURORA_SWARM_API_KEY\"", "s --api-keys 7"] {
+        for command in [
+            "VLLM_API_KEY=\"$AURORA_SWARM_API_KEY\" s",
+            "HF_TOKEN=$HF_TOKEN s",
+            "s --api-keys 7",
+            "TOKENIZERS_PARALLELISM=false s --max-num-batched-tokens 8192 --tokenizer m",
+        ] {
             resolve_flags(&[("serve", command)]).expect(command);
         }
         let many =

@@ -7,8 +7,9 @@
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
+use super::is_secret_name;
 use crate::domain::RequestParams;
 
 /// A duration: `90s`, `5m`, `1h 30m`, `250ms`, or a number of seconds.
@@ -332,6 +333,25 @@ impl<'de> Deserialize<'de> for CountOrPercent {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExtraBody(pub RequestParams);
 
+impl ExtraBody {
+    /// Returns the name of a field, at any depth, whose text looks like a secret by its name.
+    pub(super) fn secret_field(&self) -> Option<String> {
+        fn find_in(name: &str, value: &Value) -> Option<String> {
+            match value {
+                Value::String(text) if !text.is_empty() => {
+                    is_secret_name(name).then(|| name.to_owned())
+                }
+                Value::Array(items) => items.iter().find_map(|item| find_in(name, item)),
+                Value::Object(fields) => {
+                    fields.iter().find_map(|(name, value)| find_in(name, value))
+                }
+                _ => None,
+            }
+        }
+        self.0.iter().find_map(|(name, json)| find_in(name, &serde_json::from_str(json).ok()?))
+    }
+}
+
 impl Serialize for ExtraBody {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0.to_json())
@@ -536,6 +556,19 @@ mod tests {
         assert_eq!("2.5%".parse::<CountOrPercent>().map(|it| it.count_of(101)), Ok(3));
         for bad in ["-1", "101%", "x", "%"] {
             assert!(bad.parse::<CountOrPercent>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn fields_of_extra_body_that_name_a_secret_are_found() {
+        let secret = |text: &str| {
+            serde_json::from_value::<ExtraBody>(text.into()).expect("an object").secret_field()
+        };
+        assert_eq!(secret(r#"{"api_key":"sk-1"}"#).as_deref(), Some("api_key"));
+        assert_eq!(secret(r#"{"vllm_xargs":[{"hf_token":"x"}]}"#).as_deref(), Some("hf_token"));
+        for plain in [r#"{"stop_token_ids":[1],"logit_bias":{"5":1}}"#, r#"{"cache_key":7}"#, "{}"]
+        {
+            assert_eq!(secret(plain), None, "{plain}");
         }
     }
 

@@ -60,6 +60,11 @@ impl HostfileEntry {
     }
 }
 
+/// Quotes a word for a message; one that may contain a password is hidden.
+fn quote_word(word: &str) -> String {
+    if word.contains('@') { "(hidden)".into() } else { format!("{word:?}") }
+}
+
 /// Parses a hostfile; entries are in the order of the file.
 ///
 /// # Errors
@@ -101,14 +106,18 @@ fn parse_entry(text: &str) -> Result<HostPortTags, String> {
     let (host, mut port) = parse_host_port(first)?;
     if let Some(word) = words.next_if(|word| !word.contains('=')) {
         if port.is_some() {
-            return Err(format!("{first:?} already has a port, so {word:?} is not expected"));
+            return Err(format!(
+                "{} already has a port, so {} is not expected",
+                quote_word(first),
+                quote_word(word)
+            ));
         }
         port = Some(parse_port(word)?);
     }
     let mut tags = BTreeMap::new();
     for word in words {
         let Some((key, value)) = word.split_once('=').filter(|(key, _)| !key.is_empty()) else {
-            return Err(format!("{word:?} is not a tag of the form key=value"));
+            return Err(format!("{} is not a tag of the form key=value", quote_word(word)));
         };
         if tags.insert(key.to_owned(), value.to_owned()).is_some() {
             return Err(format!("tag {key:?} is given twice"));
@@ -119,23 +128,28 @@ fn parse_entry(text: &str) -> Result<HostPortTags, String> {
 
 fn parse_host_port(word: &str) -> Result<(String, Option<u16>), String> {
     if word.contains("://") {
-        return Err(format!("{word:?} is a URL; expected a host and a port"));
+        return Err(format!("{} is a URL; expected a host and a port", quote_word(word)));
     }
     if let Some(rest) = word.strip_prefix('[') {
         let Some((address, rest)) = rest.split_once(']') else {
-            return Err(format!("{word:?} has no closing bracket"));
+            return Err(format!("{} has no closing bracket", quote_word(word)));
         };
         let address: Ipv6Addr =
             address.parse().map_err(|_| format!("{address:?} is not an IPv6 address"))?;
         let port = match rest.strip_prefix(':') {
             Some(port) => Some(parse_port(port)?),
             None if rest.is_empty() => None,
-            None => return Err(format!("expected :PORT after the bracket, found {rest:?}")),
+            None => {
+                return Err(format!("expected :PORT after the bracket, found {}", quote_word(rest)));
+            }
         };
         return Ok((address.to_string(), port));
     }
     if let Ok(address) = word.parse::<Ipv6Addr>() {
         return Ok((address.to_string(), None));
+    }
+    if word.contains('@') {
+        return Err("a name or password is not accepted here\nhint: put the API key into AURORA_SWARM_API_KEY".into());
     }
     let (host, port) = match word.split_once(':') {
         Some((host, port)) => (host, Some(parse_port(port)?)),
@@ -150,7 +164,7 @@ fn parse_host_port(word: &str) -> Result<(String, Option<u16>), String> {
 
 fn parse_port(word: &str) -> Result<u16, String> {
     let port = word.parse::<u16>().ok().filter(|&port| port != 0);
-    port.ok_or_else(|| format!("{word:?} is not a port from 1 to 65535"))
+    port.ok_or_else(|| format!("{} is not a port from 1 to 65535", quote_word(word)))
 }
 
 #[cfg(test)]
@@ -203,6 +217,10 @@ mod tests {
 
     #[test]
     fn every_invalid_line_is_reported_with_its_number() {
+        for line in ["user:sk-1@h:1", "h 80 user:sk-1@x", "http://user:sk-1@h:1"] {
+            let errors = parse_hostfile(line).expect_err(line);
+            assert!(!errors[0].to_string().contains("sk-1"), "{}", errors[0]);
+        }
         let bad = "a 99999\nb:\nok\n[::1\nhttp://x\nc d=1 e\nok 8000\nf =v\ng 80 80\n";
         let errors = parse_hostfile(bad).expect_err("nearly all are wrong");
         let numbers: Vec<_> = errors.iter().map(|error| error.line).collect();

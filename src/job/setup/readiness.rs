@@ -64,7 +64,8 @@ pub(crate) fn wait_for_endpoints(
         comm.all_reduce(&mut timed_out, ReduceOp::Or);
         // Servers started here that are neither ready nor failed are worth waiting for.
         let enough = ready >= required && (!starts_servers || ready + failed >= all);
-        let unreachable = failed > 0 && all - failed < required;
+        // Also if there are fewer endpoints than the minimum: waiting would not add any.
+        let unreachable = all - failed < required;
         if enough || unreachable || timed_out[0] != 0 {
             found.sort_by_key(|status| context.urls.iter().position(|url| *url == status.url));
             return Ok(found);

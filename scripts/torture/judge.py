@@ -106,7 +106,7 @@ class Judge:
 
     def partial(self, counts):
         place = self.output.with_name("so-far.jsonl")
-        self.command("merge", self.output, "--partial", "--output", place)
+        self.command("merge", self.output, "--partial", "--output", place, "--overwrite")
         rows = [json.loads(line) for line in place.read_text().splitlines()]
         indices = [row["index"] for row in rows]
         check(indices == sorted(set(indices)), "merge --partial has not each row once, in order")

@@ -63,7 +63,7 @@ impl<W: Write + Send> ParquetWriter<W> {
     pub(crate) fn write_answer(&mut self, line: &[u8]) -> io::Result<()> {
         let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
         let answer = ParsedAnswer::parse_line(line).map_err(invalid)?;
-        let row = TableRow { columns: &self.columns, answer: &answer };
+        let row = ParquetRow { columns: &self.columns, answer: &answer };
         if let Some(missing) = row.missing_member() {
             return Err(invalid(format!("an answer without `{missing}`")));
         }
@@ -220,12 +220,12 @@ fn table_columns(found: &FoundColumns) -> Vec<TableColumn> {
 }
 
 /// An answer as it is serialised to columns.
-struct TableRow<'r> {
+struct ParquetRow<'r> {
     columns: &'r [TableColumn],
     answer: &'r ParsedAnswer<'r>,
 }
 
-impl TableRow<'_> {
+impl ParquetRow<'_> {
     /// Returns the name of a required member that the answer lacks.
     fn missing_member(&self) -> Option<&str> {
         let required = self.columns.iter().filter(|column| !column.field.is_nullable());
@@ -236,23 +236,23 @@ impl TableRow<'_> {
     }
 }
 
-impl Serialize for TableRow<'_> {
+impl Serialize for ParquetRow<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let mut row = to.serialize_map(Some(self.columns.len()))?;
         for column in self.columns {
-            let value = TableValue { column, answer: self.answer };
+            let value = ParquetValue { column, answer: self.answer };
             row.serialize_entry(column.field.name(), &value)?;
         }
         row.end()
     }
 }
 
-struct TableValue<'r> {
+struct ParquetValue<'r> {
     column: &'r TableColumn,
     answer: &'r ParsedAnswer<'r>,
 }
 
-impl Serialize for TableValue<'_> {
+impl Serialize for ParquetValue<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         let TableColumn { field, section, member, position, children } = self.column;
         let Some(json) = self.answer.value(*section, member, *position) else {
@@ -270,7 +270,7 @@ impl Serialize for TableValue<'_> {
                 to.collect_seq(elements.into_iter().map(plain_text))
             }
             DataType::Struct(_) => {
-                TableRow { columns: children, answer: self.answer }.serialize(to)
+                ParquetRow { columns: children, answer: self.answer }.serialize(to)
             }
             _ => to.serialize_str(&plain_text(json)),
         }

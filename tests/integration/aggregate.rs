@@ -91,7 +91,7 @@ fn aggregates_are_right_and_the_same_on_any_number_of_ranks() {
     let (report, [concat, list]) = &seen[0];
     assert_eq!(
         report["prompts"],
-        json!({"submitted": 600, "answered": 598, "failed": 2, "open": 0})
+        json!({"submitted": 600, "answered": 598, "failed": 2, "open": 0, "cut": 0, "blank": 0, "refused": 0})
     );
     let all = &report["aggregates"];
     let responses = responses(&answers);

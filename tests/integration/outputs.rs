@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
 use vllm_sim::{AnswerPolicy, Lengths, Profile};
 
 use crate::support::{
@@ -265,26 +265,43 @@ fn merge_replaces_only_the_runs_own_output_unless_told_to() {
 
 #[test]
 fn a_partial_merge_keeps_the_ending_and_is_no_input() {
-    let work = Work::with(vec![slow(20.0)]);
+    let work = Work::instant(1);
     fs::create_dir(work.path("data")).unwrap();
     let texts: String = made_up(60).iter().map(|it| format!("{it}\n")).collect();
     work.file("data/rows.txt", texts);
     let folder = work.path("data").to_string_lossy().into_owned();
     let job = || work.run_to(&folder, "data/answers.jsonl.gz").args(["--max-tokens", "4"]);
-    let run = job().start();
-    while work.lines_on_disk("data/answers.jsonl.gz") < 5 {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    job().run().with_code(0);
+    // As a kill leaves it: no output, and a shard file that is short of its last lines.
+    fs::remove_file(work.path("data/answers.jsonl.gz")).unwrap();
+    let shard = work.path("data/answers.jsonl.gz.run/shards/0001-00000.jsonl");
+    let lines = fs::read_to_string(&shard).unwrap();
+    let lines: Vec<&str> = lines.split_inclusive('\n').collect();
+    fs::write(&shard, lines[..lines.len() - 4].concat()).unwrap();
     let output = work.path("data/answers.jsonl.gz").to_string_lossy().into_owned();
     let partial = || Job::of("merge").args([&*output, "--partial"]).run().with_code(0);
     partial().says("answers.partial.jsonl.gz", 1);
     // The name is the run's own: again and again.
     partial();
-    run.kill_everything(&work.marker());
     let part = unpacked(&work.path("data/answers.partial.jsonl.gz"));
-    assert!((1..60).contains(&part.lines().count()), "{part}");
+    assert_eq!(part.lines().count(), 56);
     job().run().with_code(0);
     assert_eq!(unpacked(Path::new(&output)).lines().count(), 60);
+}
+
+#[test]
+fn merge_leaves_the_output_to_a_run_that_is_active() {
+    let work = Work::instant(1);
+    let input = work.prompts(&made_up(3));
+    work.run(&input).run().with_code(0);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let beat = json!({
+        "host": "another", "pid": 1, "job": null, "start": 1, "began": now, "doing": "gathering", "beat": now,
+    });
+    work.file("answers.jsonl.run/heartbeat.json", beat.to_string());
+    merge(&work, &[]).run().with_code(5).complains("is being written by process 1 on another");
+    merge(&work, &["--output", "other.jsonl"]).run().with_code(0);
+    assert_eq!(text(&work, "other.jsonl"), text(&work, "answers.jsonl"));
 }
 
 #[test]
@@ -412,4 +429,37 @@ fn a_table_has_a_column_for_every_key_of_every_line() {
     }
     assert_eq!(answers[2]["responses"].as_array().unwrap().len(), 3);
     assert!(answers[0]["reasoning"].is_string(), "{}", answers[0]);
+}
+
+#[test]
+fn odd_values_of_kept_rows_break_no_line() {
+    let work = Work::instant(1);
+    let rows = [
+        r#"{"prompt":"a","x":NaN,"y":[Infinity,-Infinity]}"#,
+        r#"{"prompt":"b","x":1e999,"y":123456789012345678901234567890}"#,
+        r#"{"prompt":"c","x":"half \ud83d","\udc00":1}"#,
+        "{\"prompt\":\"d\",\"x\":\"\\u0000 \\u2028 \u{2028}\",\"y\":-0.0}",
+        r#"{"prompt":"e","x":{"x":[[[[{}]]]]},"y":null,"y":2}"#,
+    ];
+    let input = work.file("rows.jsonl", rows.map(|row| format!("{row}\n")).concat());
+    let job = |name: &str| work.run_to(&input, name).args(["--keep-row", "--bad-rows", "fail"]);
+    let ended = job("answers.jsonl").ranks(2).run();
+    assert!(matches!(ended.code, Some(0 | 3)), "{}", ended.err);
+    // A number may be out of every reader's range, as in the row: it is passed through as it was written.
+    let lines = text(&work, "answers.jsonl");
+    let answers = lines.lines().map(|line| serde_json::from_str(line).expect("a JSON line"));
+    let answers: Vec<BTreeMap<String, Box<RawValue>>> = answers.collect();
+    assert_eq!(answers.len(), rows.len());
+    for name in ["t.csv", "t.tsv", "t.parquet"] {
+        merge(&work, &["--output", name]).run().with_code(0);
+    }
+    for name in ["t.csv", "t.tsv"] {
+        let table = table(&work, name);
+        assert_eq!(table.len(), rows.len());
+        for (columns, answer) in table.iter().zip(&answers) {
+            let response = serde_json::from_str(answer["response"].get()).unwrap();
+            assert_shown(columns, "response", &response);
+            assert_eq!(columns["served_row"].len(), 16);
+        }
+    }
 }

@@ -55,6 +55,9 @@ def plain(answer):
     return kept
 
 
+KEYS = set("id index prompt messages response responses reasoning model success error finish_reason usage params served row".split())
+
+
 def columns(name):
     """A table of answers in the shape of its lines, but for kept rows, whose fields are columns."""
     rows = pq.read_table(FOLDER / name).to_pylist()
@@ -67,6 +70,12 @@ def columns(name):
                 del row[absent]
         if row["served"]["row"] is None:
             del row["served"]["row"]
+        # Keys that not every answer has are columns of text.
+        for name in set(row) - KEYS:
+            if row[name] is None:
+                del row[name]
+            else:
+                row[name] = json.loads(row[name])
     return rows
 
 

@@ -68,7 +68,8 @@ struct MergeTarget {
 /// cannot be read or written.
 pub(crate) fn merge_shards(request: &MergeRequest) -> Result<JobVerdict, JobError> {
     let (folder, mut manifest) = open_run(&request.run)?;
-    let is_active = live_heartbeat(&folder, &NodeInfo::this_node().host).is_some();
+    let heartbeat = live_heartbeat(&folder, &NodeInfo::this_node().host);
+    let is_active = heartbeat.is_some();
     log_uncollected_answers(manifest.away.as_deref(), is_active);
     let (completion, lines) =
         CompletionState::from_folder_with_index(&folder, manifest.rows, &manifest.fingerprint)?;
@@ -77,6 +78,11 @@ pub(crate) fn merge_shards(request: &MergeRequest) -> Result<JobVerdict, JobErro
         return Err(prompts_remain(&counts, is_active));
     }
     let target = MergeTarget::choose(request, &folder, &manifest, &counts)?;
+    if let (true, Some(heartbeat)) = (target.is_run_output, heartbeat) {
+        // The run is about to write this file itself.
+        let (output, heartbeat) = (target.output, Box::new(heartbeat));
+        return Err(PreconditionError::RunActive { output, heartbeat }.into());
+    }
     target.check_files(request, &manifest)?;
     let outputs = RequestedOutputs {
         format: target.format,

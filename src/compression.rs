@@ -131,7 +131,9 @@ mod tests {
         let text: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
         for kind in [Compression::Plain, Compression::Gzip, Compression::Zstd] {
             let (one, two) = text.split_at(text.len() / 3);
-            for bytes in [compressed(kind, &text), [one, two].map(|it| compressed(kind, it)).concat()] {
+            for bytes in
+                [compressed(kind, &text), [one, two].map(|it| compressed(kind, it)).concat()]
+            {
                 let mut back = Vec::new();
                 let mut reader = kind.open_reader(io::Cursor::new(bytes)).expect("opened");
                 reader.read_to_end(&mut back).expect("read");

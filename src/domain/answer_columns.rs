@@ -42,8 +42,21 @@ impl LineSection {
     fn fixed_members(self) -> &'static [&'static str] {
         match self {
             Self::Answer => &[
-                "id", "index", "prompt", "messages", "response", "responses", "reasoning", "model", "success",
-                "error", "finish_reason", "usage", "params", "served", "row",
+                "id",
+                "index",
+                "prompt",
+                "messages",
+                "response",
+                "responses",
+                "reasoning",
+                "model",
+                "success",
+                "error",
+                "finish_reason",
+                "usage",
+                "params",
+                "served",
+                "row",
             ],
             Self::Usage => &["prompt_tokens", "completion_tokens", "estimated"],
             Self::Error => &["kind", "message", "status"],
@@ -330,13 +343,24 @@ mod tests {
     #[test]
     fn every_member_that_is_not_fixed_has_a_column() {
         let lines = [
-            (2, r#"{"id":1,"tool_calls":[],"usage":{"prompt_tokens":1,"cached_tokens":2},"row":{"b":1,"a":null}}"#),
+            (
+                2,
+                r#"{"id":1,"tool_calls":[],"usage":{"prompt_tokens":1,"cached_tokens":2},"row":{"b":1,"a":null}}"#,
+            ),
             (1, r#"{"id":2,"refusal":"no","served":{"row":"h","zone":"z"},"row":{"c":[1],"a":2}}"#),
             (0, r#"{"id":3,"usage":null,"error":{"kind":"x","code":"y"}}"#),
             (3, "no line"),
         ];
-        let expected =
-            ["refusal", "tool_calls", "usage_cached_tokens", "error_code", "served_zone", "c", "a", "b"];
+        let expected = [
+            "refusal",
+            "tool_calls",
+            "usage_cached_tokens",
+            "error_code",
+            "served_zone",
+            "c",
+            "a",
+            "b",
+        ];
         assert_eq!(names(survey(&lines)), expected);
         assert!(names(survey(&lines[3..])).is_empty());
     }
@@ -345,11 +369,19 @@ mod tests {
     fn fields_of_rows_keep_their_names_unless_another_column_has_it() {
         let line = r#"{"row":{"prompt":1,"row_prompt":2,"error_kind":3,"":4,"model":5,"row_row_prompt":6,"x":7}}"#;
         let expected = [
-            "row_row_row_prompt", "row_prompt", "row_error_kind", "row_", "row_model", "row_row_prompt", "x",
+            "row_row_row_prompt",
+            "row_prompt",
+            "row_error_kind",
+            "row_",
+            "row_model",
+            "row_row_prompt",
+            "x",
         ];
         assert_eq!(names(survey(&[(0, line)])), expected);
-        assert_eq!(names(survey(&[(0, r#"{"y":1,"row":{"y":1,"prompt_tokens":2}}"#)])),
-            ["y", "row_y", "row_prompt_tokens"]);
+        assert_eq!(
+            names(survey(&[(0, r#"{"y":1,"row":{"y":1,"prompt_tokens":2}}"#)])),
+            ["y", "row_y", "row_prompt_tokens"]
+        );
     }
 
     #[test]
@@ -369,7 +401,8 @@ mod tests {
             (&["[1]"], Text),
             (&["{}", "null"], Text),
         ] {
-            let lines: Vec<String> = values.iter().map(|it| format!("{{\"row\":{{\"x\":{it}}}}}")).collect();
+            let lines: Vec<String> =
+                values.iter().map(|it| format!("{{\"row\":{{\"x\":{it}}}}}")).collect();
             let lines: Vec<(u64, &str)> = (0..).zip(lines.iter().map(String::as_str)).collect();
             let columns = survey(&lines).into_columns().columns;
             assert_eq!(columns[0].column_type, expected, "{values:?}");

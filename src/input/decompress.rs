@@ -184,7 +184,8 @@ mod tests {
     fn a_truncated_file_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let torn = folder.path().join("x.txt.gz");
-        std::fs::write(&torn, &pack(Compression::Gzip, b"abcdefghijklmnopqrstuvwxyz")[..20]).unwrap();
+        std::fs::write(&torn, &pack(Compression::Gzip, b"abcdefghijklmnopqrstuvwxyz")[..20])
+            .unwrap();
         let error = spool_stream(
             &mut open_decompressed(&torn, &InputRules::default()).unwrap(),
             &folder.path().join("to"),

@@ -30,11 +30,7 @@ impl AtomicFile {
         let destination = replaced_path(destination);
         let part = part_path(&destination);
         let file = File::create(&part).map_err(OutputError::io_error("cannot make", &part))?;
-        Ok(Self {
-            file: BufWriter::with_capacity(1 << 20, file),
-            part_path: part,
-            destination,
-        })
+        Ok(Self { file: BufWriter::with_capacity(1 << 20, file), part_path: part, destination })
     }
 
     /// Returns the path until the file is complete.

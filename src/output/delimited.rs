@@ -62,8 +62,7 @@ impl<W: Write> DelimitedWriter<W> {
     /// An error of the output stream.
     pub(super) fn try_new(to: W, delimiter: u8, found: &FoundColumns) -> io::Result<Self> {
         let mut builder = csv::WriterBuilder::new();
-        let mut writer =
-            builder.delimiter(delimiter).buffer_capacity(BUFFER_BYTES).from_writer(to);
+        let mut writer = builder.delimiter(delimiter).buffer_capacity(BUFFER_BYTES).from_writer(to);
         let whole_row = ("row", LineSection::Answer, "row");
         let fixed = FIXED_COLUMNS.iter().chain(found.keeps_rows_whole.then_some(&whole_row));
         let (mut names, mut columns) = (Vec::new(), Vec::new());
@@ -179,8 +178,17 @@ mod tests {
         let rows = read_back(b',', &[ANSWERED_LINE]);
         let names: Vec<&str> = rows[0].iter().map(|(name, _)| name.as_str()).collect();
         let first = [
-            "id", "index", "prompt", "response", "success", "error", "finish_reason", "prompt_tokens",
-            "completion_tokens", "model", "responses",
+            "id",
+            "index",
+            "prompt",
+            "response",
+            "success",
+            "error",
+            "finish_reason",
+            "prompt_tokens",
+            "completion_tokens",
+            "model",
+            "responses",
         ];
         assert_eq!(names[..first.len()], first);
         let last = ["tool_calls", "usage_cached_tokens", "label", "score", "row_model", "tags"];

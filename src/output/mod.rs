@@ -19,8 +19,8 @@ mod samples;
 mod timelines;
 
 pub(crate) use atomic_file::{
-    AtomicFile, answers_sibling_path, part_path, partial_answers_path, replace_file,
-    replaced_path, write_json, write_text,
+    AtomicFile, answers_sibling_path, part_path, partial_answers_path, replace_file, replaced_path,
+    write_json, write_text,
 };
 pub(crate) use counts::{LostRank, PromptCounts};
 pub(crate) use format::AnswerFormat;
@@ -62,7 +62,11 @@ impl OutputError {
         match self {
             Self::Io { error, .. } => matches!(
                 error.kind(),
-                InvalidFilename | IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem
+                InvalidFilename
+                    | IsADirectory
+                    | NotADirectory
+                    | PermissionDenied
+                    | ReadOnlyFilesystem
             ),
             Self::Manifest { .. } => true,
         }

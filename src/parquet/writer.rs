@@ -23,8 +23,7 @@ use serde::{
 };
 
 use crate::domain::{
-    ColumnType, FoundColumns, LineSection, ParsedAnswer, plain_text,
-    raw_json::list_elements,
+    ColumnType, FoundColumns, LineSection, ParsedAnswer, plain_text, raw_json::list_elements,
 };
 
 /// Rows per batch that is passed to the Parquet writer; a batch also ends at [`BATCH_BYTES`].
@@ -141,7 +140,12 @@ impl TableColumn {
     }
 
     /// Creates the column of a section: a structure of these fields and of those found.
-    fn with_children(name: &str, section: LineSection, fields: Vec<Field>, found: &FoundColumns) -> Self {
+    fn with_children(
+        name: &str,
+        section: LineSection,
+        fields: Vec<Field>,
+        found: &FoundColumns,
+    ) -> Self {
         let mut children: Vec<Self> =
             fields.into_iter().map(|field| Self::new(section, field)).collect();
         for column in found.columns.iter().filter(|column| column.section == section) {
@@ -170,8 +174,7 @@ fn table_columns(found: &FoundColumns) -> Vec<TableColumn> {
     let plain = |name: &str, kind: DataType, is_optional: bool| {
         TableColumn::new(LineSection::Answer, Field::new(name, kind, is_optional))
     };
-    let error =
-        vec![optional("kind", Utf8), optional("message", Utf8), optional("status", Int32)];
+    let error = vec![optional("kind", Utf8), optional("message", Utf8), optional("status", Int32)];
     let usage = vec![
         optional("prompt_tokens", Int64),
         optional("completion_tokens", Int64),
@@ -213,7 +216,10 @@ fn table_columns(found: &FoundColumns) -> Vec<TableColumn> {
         columns.push(TableColumn {
             member: column.member.clone(),
             position: column.position,
-            ..TableColumn::new(column.section, optional(&column.name, data_type(column.column_type)))
+            ..TableColumn::new(
+                column.section,
+                optional(&column.name, data_type(column.column_type)),
+            )
         });
     }
     columns
@@ -319,7 +325,8 @@ mod tests {
             }
         }
         // Fields of a kept row are columns.
-        if let Some(Value::Object(fields)) = answer.as_object_mut().and_then(|it| it.remove("row")) {
+        if let Some(Value::Object(fields)) = answer.as_object_mut().and_then(|it| it.remove("row"))
+        {
             for (name, value) in fields {
                 answer[name] = if value.is_array() { json!(value.to_string()) } else { value };
             }
@@ -345,8 +352,18 @@ mod tests {
             )
         };
         let lines = [
-            line(0, r#","tool_calls":[{"id":"c"}],"refusal":null"#, "", r#"{"n":1,"x":1,"b":true,"id":9,"m":"a","l":[1]}"#),
-            line(1, r#","stop_reason":7"#, r#","cached_tokens":5"#, r#"{"n":-2,"x":0.5,"m":2,"model":"\ud83d"}"#),
+            line(
+                0,
+                r#","tool_calls":[{"id":"c"}],"refusal":null"#,
+                "",
+                r#"{"n":1,"x":1,"b":true,"id":9,"m":"a","l":[1]}"#,
+            ),
+            line(
+                1,
+                r#","stop_reason":7"#,
+                r#","cached_tokens":5"#,
+                r#"{"n":-2,"x":0.5,"m":2,"model":"\ud83d"}"#,
+            ),
         ];
         let rows = write_and_read(&lines.each_ref().map(String::as_str));
         let one = json!({"id": "0", "index": 0, "response": "r", "success": true, "usage": {"prompt_tokens": 1},
@@ -362,7 +379,10 @@ mod tests {
         let fields: Vec<String> = (0..1001).map(|at| format!("\"f{at}\":1")).collect();
         let row = format!("{{{}}}", fields.join(","));
         let line = format!(r#"{{"id":"0","index":0,"success":true,"row":{row}}}"#);
-        assert_eq!(write_and_read(&[&line]), [json!({"id": "0", "index": 0, "success": true, "row": row})]);
+        assert_eq!(
+            write_and_read(&[&line]),
+            [json!({"id": "0", "index": 0, "success": true, "row": row})]
+        );
     }
 
     #[test]

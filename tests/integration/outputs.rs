@@ -118,7 +118,10 @@ fn an_input_is_never_written_over_under_any_of_its_names() {
     run(&list, "answers.jsonl", &["--aggregate", "concat"]);
     // A stranger's file beside the answers is not either.
     let job = || work.run(&input).args(["--aggregate", "concat"]);
-    job().run().with_code(5).complains("answers.concat.txt exists, and this run has not written it");
+    job()
+        .run()
+        .with_code(5)
+        .complains("answers.concat.txt exists, and this run has not written it");
     assert_eq!(work.requests(), 0);
     job().arg("--overwrite").run().with_code(0);
     job().run().with_code(0);
@@ -220,7 +223,8 @@ fn merge_replaces_only_the_runs_own_output_unless_told_to() {
             job.run().with_code(5).complains("is an input");
         }
     }
-    let job = Job::of("merge").args(["../answers.jsonl", "--output", "../rows.jsonl", "--overwrite"]);
+    let job =
+        Job::of("merge").args(["../answers.jsonl", "--output", "../rows.jsonl", "--overwrite"]);
     job.cwd(&work.path("elsewhere")).run().with_code(5).complains("is an input");
     assert_eq!(text(&work, "rows.jsonl"), rows);
 
@@ -249,7 +253,8 @@ fn merge_replaces_only_the_runs_own_output_unless_told_to() {
 
     // A run folder of another name has no output of its own.
     fs::create_dir(work.path("copy")).unwrap();
-    fs::copy(work.path("answers.jsonl.run/manifest.json"), work.path("copy/manifest.json")).unwrap();
+    fs::copy(work.path("answers.jsonl.run/manifest.json"), work.path("copy/manifest.json"))
+        .unwrap();
     let copy = Job::of("merge").args(["copy", "--partial"]).cwd(work.folder());
     copy.run().with_code(0).says("copy.partial", 1);
 
@@ -382,9 +387,15 @@ fn a_table_has_a_column_for_every_key_of_every_line() {
     let thinking = Profile { policy, ..Profile::instant() };
     let work = Work::with(vec![thinking]);
     let row = |at: usize| match at % 4 {
-        0 => json!({"id": at, "prompt": format!("{at}"), "label": format!("a\t\"{at}\"\r\nb"), "score": 0.5}),
-        1 => json!({"prompt": format!("{at}"), "model_name": null, "response": "old", "index": [at]}),
-        2 => json!({"messages": [{"role": "user", "content": "x"}], "n": 3, "temperature": 1.0, "tags": {"a": [at]}}),
+        0 => {
+            json!({"id": at, "prompt": format!("{at}"), "label": format!("a\t\"{at}\"\r\nb"), "score": 0.5})
+        }
+        1 => {
+            json!({"prompt": format!("{at}"), "model_name": null, "response": "old", "index": [at]})
+        }
+        2 => {
+            json!({"messages": [{"role": "user", "content": "x"}], "n": 3, "temperature": 1.0, "tags": {"a": [at]}})
+        }
         _ => json!({"prompt": "", "score": 7, "big": 12345678901234567890u64}),
     };
     let rows: Vec<Value> = (0..60).map(row).collect();
@@ -413,7 +424,8 @@ fn a_table_has_a_column_for_every_key_of_every_line() {
                     }
                     "row" => {
                         for (field, value) in parts.into_iter().flatten() {
-                            let own = ["label", "score", "model_name", "tags", "big", "n", "temperature"];
+                            let own =
+                                ["label", "score", "model_name", "tags", "big", "n", "temperature"];
                             let column = match own.contains(&field.as_str()) {
                                 true => field.clone(),
                                 false => format!("row_{field}"),

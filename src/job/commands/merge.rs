@@ -20,7 +20,7 @@ use crate::job::{
     root::open::check_format_writable,
     setup::{
         output_place::{
-            check_outside_runs, check_output_name, find_run_input, is_same_file, probe_output,
+            check_output_name, check_outside_runs, find_run_input, is_same_file, probe_output,
         },
         run_plan::RequestedOutputs,
     },

@@ -152,8 +152,10 @@ pub enum JobError {
     )]
     FinishFailed(Box<Self>),
     /// The output cannot be written after answers have arrived, and running the command again does not change that.
-    #[error("{0}. All answers so far are saved in the run folder\nhint: make --output writable, or let merge --output write \
-             them to another file")]
+    #[error(
+        "{0}. All answers so far are saved in the run folder\nhint: make --output writable, or let merge --output write \
+             them to another file"
+    )]
     OutputRefused(Box<Self>),
     /// A rank cannot create its directory for local shard files.
     #[error("rank {rank} on {host} cannot write answers to --local-shards {folder}: {error}")]

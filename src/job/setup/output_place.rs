@@ -123,8 +123,10 @@ struct CreatedFolders(Vec<PathBuf>);
 impl CreatedFolders {
     /// Creates a folder and the missing ones above it.
     fn create_all(&mut self, folder: &Path) -> io::Result<()> {
-        let missing: Vec<&Path> =
-            folder.ancestors().take_while(|it| !it.as_os_str().is_empty() && !it.exists()).collect();
+        let missing: Vec<&Path> = folder
+            .ancestors()
+            .take_while(|it| !it.as_os_str().is_empty() && !it.exists())
+            .collect();
         for folder in missing.into_iter().rev() {
             match std::fs::create_dir(folder) {
                 Ok(()) => self.0.push(folder.to_owned()),
@@ -204,7 +206,8 @@ mod tests {
         let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
         std::fs::create_dir_all(path("x.jsonl.run/shards")).expect("made");
         std::fs::create_dir_all(path("other.run")).expect("made");
-        let manifest = Manifest::for_new_run("x.jsonl", 1, "f").write_to(Path::new(&path("x.jsonl.run")));
+        let manifest =
+            Manifest::for_new_run("x.jsonl", 1, "f").write_to(Path::new(&path("x.jsonl.run")));
         manifest.expect("written");
         std::os::unix::fs::symlink(path("x.jsonl.run"), path("link")).expect("a link");
         for (output, words) in [
@@ -257,7 +260,8 @@ mod tests {
         for name in ["a.jsonl", "new/deep/a.jsonl", "file"] {
             probe(name).expect(name);
         }
-        let mut left: Vec<_> = std::fs::read_dir(folder.path()).expect("listed").flatten().collect();
+        let mut left: Vec<_> =
+            std::fs::read_dir(folder.path()).expect("listed").flatten().collect();
         left.sort_by_key(std::fs::DirEntry::file_name);
         let left: Vec<_> = left.iter().map(std::fs::DirEntry::file_name).collect();
         assert_eq!(left, ["file", "half.jsonl.part", "taken.jsonl.run"]);

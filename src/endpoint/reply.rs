@@ -1,8 +1,8 @@
 //! Parsing of replies: assigns each choice to its prompt and counts the tokens.
 //!
 //! Owns how an answer finds its prompt (by `index`, never by position), which choices are not answers, and how tokens
-//! are counted per prompt although vLLM reports one sum per batch. The shapes of replies are in `reply_shape.rs`. Replies
-//! with another status than 200 are classified in `fault.rs`.
+//! are counted per prompt although vLLM reports one sum per batch. The shapes of replies are in `reply_shape.rs`.
+//! Replies with another status than 200 are classified in `fault.rs`.
 
 use std::time::Duration;
 
@@ -387,7 +387,6 @@ mod tests {
                 ("content", "null"),
                 ("refusal", "\"I cannot\""),
                 ("tool_calls", r#"[{"id":"c","function":{"name":"f","arguments":"{}"}}]"#),
-                ("annotations", "[]"),
                 ("logprobs", r#"{"content":[ {"token":"a"} ]}"#),
                 ("stop_reason", "7"),
                 ("matched_stop", "1.50"),

@@ -1,7 +1,7 @@
 //! Bodies of replies as the server sent them, one per prompt, for outputs that pass them on.
 //!
-//! The reply to a single prompt is kept verbatim. The reply to a batch is taken apart: each prompt gets the body that it
-//! would have got alone, with an id and token counts of its own.
+//! The reply to a single prompt is kept verbatim. The reply to a batch is taken apart: each prompt gets the body that
+//! it would have got alone, with an id and token counts of its own.
 
 use serde_json::value::RawValue;
 

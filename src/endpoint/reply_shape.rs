@@ -47,6 +47,12 @@ impl RawFields<'_> {
     pub(super) fn copy_to(&self, fields: &mut ReplyFields) {
         self.0.iter().for_each(|(name, json)| fields.push(name, json));
     }
+
+    /// Copies the fields of a message. Some servers write empty lists there where others write nothing.
+    fn copy_nonempty_to(&self, fields: &mut ReplyFields) {
+        let nonempty = self.0.iter().filter(|(_, json)| json.get() != "[]");
+        nonempty.for_each(|(name, json)| fields.push(name, json));
+    }
 }
 
 /// Name of a field: borrowed unless it has escapes, which serde's own `Cow` would not be.
@@ -260,7 +266,7 @@ impl ReplyMessage<'_> {
                 reasoning
             }
         };
-        self.other.copy_to(&mut fields);
+        self.other.copy_nonempty_to(&mut fields);
         AnswerChoice { text, reasoning, fields, ..AnswerChoice::default() }
     }
 }

@@ -5,11 +5,7 @@ use std::{fs, time::Duration};
 use serde_json::{Value, json};
 use vllm_sim::{CostModel, Death, Fault, Lengths, Profile, Rule, Script, Turn};
 
-use crate::support::work::{Work, by_chat, by_turns, made_up};
-
-/// The template of the simulated model, as its folder would have it.
-const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
-    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+use crate::support::work::{CHATML, Work, by_chat, by_turns, made_up};
 
 const LISTS: [&str; 4] = ["--batch-size", "16", "--max-tokens", "24"];
 

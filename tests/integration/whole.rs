@@ -1,4 +1,4 @@
-//! Whole answers: everything that a server sends is in the answers, and the bodies of the batch format are the server's.
+//! Whole answers: everything that a server sends is in the answers, and bodies of the batch format are the server's.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use vllm_sim::{AnswerPolicy, Fault, Lengths, Profile, Rule, Script};
 
 use crate::support::{
     Job,
-    work::{Work, ask_server},
+    work::{CHATML, Work, ask_server, by_completions},
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -253,6 +253,33 @@ fn prompts_that_share_a_request_have_bodies_of_their_own() {
 }
 
 #[test]
+fn conversations_that_were_rendered_here_have_bodies_of_the_chat_route() {
+    let work = Work::instant(1);
+    let (url, template) = (work.fleet.url(0), work.file("chat_template.jinja", CHATML));
+    let requests: Vec<_> = (0..400)
+        .map(|number| {
+            let messages = messages(&format!("conversation {number}"));
+            ("c", CHAT, json!({"messages": messages, "max_tokens": 6, "temperature": 0}))
+        })
+        .collect();
+    let input = work.file("batch.jsonl", batch_file(&requests));
+    let job = work.run(&input).args(["--batch-size", "16", "--duplicate-ids", "keep"]);
+    job.args(["--chat-template", &template]).run().with_code(0).complains("chat batching on");
+    assert!(work.requests() < 300, "{} requests for 400 conversations", work.requests());
+    let mut ids = BTreeSet::new();
+    for (answer, (_, path, body)) in work.answers("answers.jsonl").iter().zip(&requests) {
+        let sent = ask_server(&url, path, &with_model(body));
+        let body = &answer["response"]["body"];
+        assert_eq!(body["object"], "chat.completion");
+        assert_eq!(without_nulls(&body["choices"]), without_nulls(&sent["choices"]));
+        let id = body["id"].as_str().unwrap();
+        assert!(id.starts_with("chatcmpl-"), "{id}");
+        ids.insert(id.to_owned());
+    }
+    assert_eq!(ids.len(), 400);
+}
+
+#[test]
 fn a_failed_row_of_a_batch_has_an_error_and_no_response() {
     let work = Work::instant(1);
     let long = "x ".repeat(9_000);
@@ -285,6 +312,6 @@ fn sequences_that_the_server_gave_up_are_asked_for_again() {
     assert!(work.fleet.seen(0).faults >= 12);
     for (answer, prompt) in work.answers("answers.jsonl").iter().zip(&prompts) {
         assert_eq!(answer["finish_reason"], "length");
-        assert_eq!(answer["response"], crate::support::work::by_completions(prompt, 8));
+        assert_eq!(answer["response"], by_completions(prompt, 8));
     }
 }

@@ -5,8 +5,9 @@
     batch_client.py check URL FILE ANSWERS [WANTED…]  asks URL each request of FILE itself; the body of each line of
                                                       ANSWERS must be the same, and the package's types must take it
 
-WANTED names fields (`tool_calls`, `refusal`, `reasoning`, `logprobs`) that some body must have. The file asks for tools,
-log-probabilities, several sequences, token ids and a refusal (of a text with FORBIDDEN, which only a simulator gives).
+WANTED names fields (`tool_calls`, `refusal`, `reasoning`, `logprobs`) that some body must have. The file asks for
+tools, log-probabilities, several sequences, token ids and a refusal (of a text with FORBIDDEN, which only a simulator
+gives).
 The exit code is 1 if anything differs.
 """
 import json
@@ -37,7 +38,11 @@ def requests():
     chat = {
         "plain": {"messages": user("plain")},
         "tools": {"messages": user("tools"), "tools": TOOLS, **says(CALL % "count")},
-        "two-calls": {"messages": user("two"), "tools": TOOLS, **says("Let me see. " + CALL % "count" + CALL % "clock")},
+        "two-calls": {
+            "messages": user("two"),
+            "tools": TOOLS,
+            **says("Let me see. " + CALL % "count" + CALL % "clock"),
+        },
         "cut-call": {"messages": user("cut"), "tools": TOOLS, **says(CALL % "count"), "max_tokens": 12},
         "after-a-call": {"messages": history, "tools": TOOLS, "tool_choice": "none"},
         "logprobs": {"messages": user("logprobs"), "logprobs": True, "top_logprobs": 2},

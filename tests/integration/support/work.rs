@@ -17,6 +17,10 @@ use vllm_sim::{
 
 use super::Job;
 
+/// The template of the simulated model, as its folder would have it.
+pub const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
 /// A folder with an input, and servers to ask.
 pub struct Work {
     folder: TempDir,

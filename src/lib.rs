@@ -46,6 +46,8 @@ pub(crate) mod job;
 
 pub(crate) mod engine;
 
+pub(crate) mod validation;
+
 pub(crate) mod endpoint;
 
 pub(crate) mod comm;

@@ -318,6 +318,19 @@ pub(super) struct OutputArgs {
     /// answers.concat.txt, json writes answers.merged.json. See `aurora-swarm help aggregates`.
     #[arg(long, value_name = "KIND")]
     aggregate: Vec<String>,
+    /// JSON schema that answers must be valid by
+    ///
+    /// Servers are asked to keep to it, and each answer is checked. One that is not valid is asked for again with the
+    /// reason, or with more room if it was cut, up to --retries times; then the prompt fails as `invalid` and keeps the
+    /// raw text. See `aurora-swarm help validation`.
+    #[arg(long, value_name = "FILE")]
+    schema: Option<String>,
+    /// Regular expression that answers must match
+    ///
+    /// It is searched for anywhere in the answer; ^ and $ anchor it. Answers that do not match are asked for again as
+    /// with --schema.
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true, hide_short_help = true)]
+    check: Option<String>,
     /// Token counts of batched prompts [default: share]
     ///
     /// share estimates them from the batch total, exact requests token ids (slower), off writes none.

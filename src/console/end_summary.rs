@@ -20,7 +20,7 @@ use crate::report::{
 };
 use crate::{
     domain::{FailureKind, Tally, clean_line},
-    metrics::FailureStats,
+    metrics::{FailureStats, InvalidStats},
     output::{PromptCounts, ReduceProgress},
 };
 
@@ -35,6 +35,8 @@ pub(crate) struct EndSummary<'a> {
     pub tally: &'a Tally,
     /// Failures of the whole run by kind; `None` if the answers were not measured (no report was written).
     pub failures: Option<&'a BTreeMap<String, FailureStats>>,
+    /// Answers of the whole run that were not valid; `None` if the answers were not measured.
+    pub invalid: Option<&'a InvalidStats>,
     /// Seconds of this session, including the wait for servers.
     pub seconds: f64,
     pub ranks: usize,
@@ -56,6 +58,8 @@ pub(crate) struct EndSummary<'a> {
 const MAX_LISTED_IDS: usize = 3;
 /// Length at which a named id is cut, in characters.
 const MAX_ID_CHARS: usize = 24;
+/// Length at which a reason is cut, in characters.
+const MAX_REASON_CHARS: usize = 160;
 
 impl fmt::Display for EndSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,6 +69,7 @@ impl fmt::Display for EndSummary<'_> {
             writeln!(f, "already complete: nothing was sent")?;
         }
         self.write_failures(f)?;
+        self.write_invalid_answers(f)?;
         if !self.is_intermediate {
             let paths = [
                 ("answers", self.output),
@@ -110,6 +115,8 @@ impl EndSummary<'_> {
             "shorten those prompts, or serve the model with a larger --max-model-len"
         } else if has_only(&["exhausted"]) {
             "run the same command again to retry those prompts"
+        } else if has_only(&["invalid"]) {
+            "see raw_response in the answers; --retry-failed asks those prompts again"
         } else {
             "see the answers for the reasons; --retry-failed resends failed prompts"
         }
@@ -193,11 +200,45 @@ impl EndSummary<'_> {
     }
 }
 
+impl EndSummary<'_> {
+    /// Writes a line about answers that were not valid: of the whole run with the first reason, else of this session.
+    fn write_invalid_answers(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(invalid) = self.invalid else {
+            return match self.tally.invalid_answers {
+                0 => Ok(()),
+                answers => writeln!(f, "invalid: {}", invalid_text(answers, self.tally.invalid_tokens)),
+            };
+        };
+        if invalid.answers == 0 {
+            return Ok(());
+        }
+        let prompts = pluralize(invalid.prompts.count, "prompt");
+        let spent = invalid_text(invalid.answers, invalid.completion_tokens);
+        writeln!(f, "invalid: {spent}, of {prompts}")?;
+        match invalid.prompts.examples.values().next() {
+            Some(first) => {
+                let reason = shorten_text(&first.message, MAX_REASON_CHARS);
+                writeln!(f, "first reason (id {}): {reason}", shorten_id(&first.id))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn invalid_text(answers: u64, tokens: u64) -> String {
+    format!("{} with {}", pluralize(answers, "answer"), pluralize(tokens, "token"))
+}
+
 /// Returns an id without JSON quotes and control characters, cut to [`MAX_ID_CHARS`].
 fn shorten_id(json: &str) -> String {
     let text = serde_json::from_str::<String>(json).unwrap_or_else(|_| json.to_owned());
-    let mut short: String = clean_line(&text).chars().take(MAX_ID_CHARS).collect();
-    if text.chars().nth(MAX_ID_CHARS).is_some() {
+    shorten_text(&text, MAX_ID_CHARS)
+}
+
+/// Returns a text without control characters, cut to a number of characters.
+fn shorten_text(text: &str, max_chars: usize) -> String {
+    let mut short: String = clean_line(text).chars().take(max_chars).collect();
+    if text.chars().nth(max_chars).is_some() {
         short.push('…');
     }
     short
@@ -213,6 +254,7 @@ fn describe_failure_kind(kind: FailureKind) -> &'static str {
         FailureKind::Exhausted => {
             "without an answer after all attempts (retried by the same command)"
         }
+        FailureKind::Invalid => "without a valid answer after all attempts",
     }
 }
 
@@ -333,6 +375,7 @@ mod tests {
             counts,
             tally,
             failures: None,
+            invalid: None,
             seconds: 12.34,
             ranks: 4,
             starts: 1,
@@ -408,6 +451,25 @@ mod tests {
         let counts = PromptCounts { flaws, ..PromptCounts::new(all, all, 0) };
         let text = end_summary(&counts, &Tally::default()).to_string();
         assert!(max_line_width(&text) <= 80, "{text}");
+    }
+
+    #[test]
+    fn invalid_answers_are_told_with_their_tokens_and_the_first_reason() {
+        let counts = PromptCounts::new(9, 9, 0);
+        let tally = Tally { answered: 9, invalid_answers: 1, invalid_tokens: 5, ..Tally::default() };
+        let text = end_summary(&counts, &tally).to_string();
+        assert!(text.contains("invalid: 1 answer with 5 tokens\n"), "{text}");
+        let first = FailureExample { id: "7".into(), message: "it is empty".into(), status: None };
+        let prompts = FailureStats { count: 3, examples: [(7, first)].into() };
+        let stats = InvalidStats { answers: 4, completion_tokens: 1200, prompts };
+        let text =
+            EndSummary { invalid: Some(&stats), ..end_summary(&counts, &tally) }.to_string();
+        assert!(text.contains("invalid: 4 answers with 1,200 tokens, of 3 prompts\n"), "{text}");
+        assert!(text.contains("first reason (id 7): it is empty\n"), "{text}");
+        let none = InvalidStats::default();
+        let text =
+            EndSummary { invalid: Some(&none), ..end_summary(&counts, &Tally::default()) }.to_string();
+        assert!(!text.contains("invalid"), "{text}");
     }
 
     #[test]

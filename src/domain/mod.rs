@@ -31,7 +31,7 @@ pub(crate) use catch_panic::catch_panic;
 pub(crate) use catch_panic::is_panic_caught;
 pub(crate) use length_class::LengthClass;
 pub use merge::Merge;
-pub(crate) use outcome::{AnswerChoice, Outcome, PromptAnswer, PromptResult};
+pub(crate) use outcome::{AnswerChoice, InvalidAnswers, Outcome, PromptAnswer, PromptResult};
 pub use outcome::{FailureKind, PromptFailure, TokenUsage};
 pub(crate) use peer_speed::{PeerSpeed, SLOW_FACTOR};
 pub(crate) use prefix_keys::PrefixKeys;

@@ -135,6 +135,8 @@ pub enum FailureKind {
     BadRequest,
     /// Healthy servers gave no complete answer in any of the allowed attempts.
     Exhausted,
+    /// None of the allowed answers was valid (`--schema`, `--check`).
+    Invalid,
 }
 
 impl FailureKind {
@@ -158,4 +160,19 @@ pub(crate) struct PromptResult {
     pub latency: f64,
     /// Number of requests that contained this prompt.
     pub attempts: u32,
+    /// The answers that were not valid, if there were any.
+    pub invalid: Option<Box<InvalidAnswers>>,
+}
+
+/// Answers to a prompt that were not valid (`--schema`, `--check`).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct InvalidAnswers {
+    /// Number of answers that were not valid.
+    pub count: u32,
+    /// Number of tokens that were generated for them.
+    pub completion_tokens: u64,
+    /// Reason for which the first was not valid.
+    pub first_reason: String,
+    /// The last one, if no valid one followed: the raw text of a failed prompt.
+    pub last: Option<PromptAnswer>,
 }

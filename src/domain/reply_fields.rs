@@ -24,7 +24,7 @@ const COMMON_NAMES: [&str; 10] = [
 ];
 
 /// Names of an answer line's own fields. A server's field of such a name gets a prefix there.
-pub(crate) const LINE_NAMES: [&str; 17] = [
+pub(crate) const LINE_NAMES: [&str; 18] = [
     "body",
     "choices",
     "error",
@@ -35,6 +35,7 @@ pub(crate) const LINE_NAMES: [&str; 17] = [
     "model",
     "params",
     "prompt",
+    "raw_response",
     "reasoning",
     "response",
     "responses",

@@ -24,11 +24,21 @@ pub(crate) struct Tally {
     pub requests: u64,
     /// Number of prompts sent again after a fault.
     pub retried: u64,
+    /// Number of answers that were not valid, of prompts that have an outcome.
+    #[serde(default)]
+    pub invalid_answers: u64,
+    /// Number of tokens that were generated for them.
+    #[serde(default)]
+    pub invalid_tokens: u64,
 }
 
 impl Tally {
     /// Adds one outcome to the counts.
     pub(crate) fn record_result(&mut self, settled: &PromptResult) {
+        if let Some(invalid) = &settled.invalid {
+            self.invalid_answers += u64::from(invalid.count);
+            self.invalid_tokens += invalid.completion_tokens;
+        }
         match &settled.outcome {
             Outcome::Answered(answer) => {
                 self.answered += 1;
@@ -63,6 +73,8 @@ impl Merge for Tally {
         self.completion_tokens += other.completion_tokens;
         self.requests += other.requests;
         self.retried += other.retried;
+        self.invalid_answers += other.invalid_answers;
+        self.invalid_tokens += other.invalid_tokens;
     }
 }
 
@@ -72,10 +84,10 @@ mod tests {
     use proptest::prelude::*;
 
     prop_compose! {
-        fn any_tally()(answered in 0..9u64, cut in 0..9u64, requests in 0..9u64, long in 0..9u64, empty in 0..9u64) -> Tally {
+        fn any_tally()(answered in 0..9u64, cut in 0..9u64, requests in 0..9u64, long in 0..9u64, empty in 0..9u64, invalid in 0..9u64) -> Tally {
             let failed = BTreeMap::from([(FailureKind::TooLong, long), (FailureKind::EmptyPrompt, empty)]);
             let flaws = FlawCounts { cut, blank: 2 * cut, refused: 3 * cut };
-            Tally { answered, failed, requests, flaws, ..Tally::default() }
+            Tally { answered, failed, requests, flaws, invalid_answers: invalid, invalid_tokens: 7 * invalid, ..Tally::default() }
         }
     }
 

@@ -56,6 +56,23 @@ pub(crate) enum RequestFault {
     },
 }
 
+/// Words by which a server's refusal speaks of the JSON schema that was sent along.
+const SCHEMA_WORDS: [&str; 6] =
+    ["response_format", "structured_output", "grammar", "schema", "guided", "json_object"];
+
+impl RequestFault {
+    /// Returns the server's message if it refuses the JSON schema of the request, or the parameter that carries it.
+    #[must_use]
+    pub(crate) fn schema_refusal(&self) -> Option<&str> {
+        let (Self::Prompt { too_long: false, message, .. } | Self::Request { message, .. }) = self
+        else {
+            return None;
+        };
+        let lower = message.to_ascii_lowercase();
+        SCHEMA_WORDS.iter().any(|word| lower.contains(word)).then_some(message)
+    }
+}
+
 impl From<TransportError> for RequestFault {
     fn from(error: TransportError) -> Self {
         let message = error.to_string();
@@ -214,6 +231,18 @@ mod tests {
             recorded_fault("queue-limit-64-busy-single"),
             RequestFault::Busy { retry_after: None }
         );
+    }
+
+    #[test]
+    fn a_refused_schema_is_told_from_other_refusals() {
+        for case in ["completions-structured-outputs-bad-schema", "completions-structured-outputs-two"] {
+            assert!(recorded_fault(case).schema_refusal().is_some(), "{case}");
+        }
+        for case in ["completions-temperature-huge", "chat-tools-default", "chat-too-long", "chat-model-bad"] {
+            assert!(recorded_fault(case).schema_refusal().is_none(), "{case}");
+        }
+        let body = br#"{"error":{"message":"Unrecognized request argument supplied: response_format"}}"#;
+        assert!(classify_response(400, None, body).schema_refusal().is_some());
     }
 
     #[test]

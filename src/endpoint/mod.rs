@@ -21,5 +21,7 @@ pub(crate) use fault::RequestFault;
 pub(crate) use http::{HttpClient, TransportError};
 pub(crate) use probe::probe_server;
 pub(crate) use reply::{ReplyAnswers, ServerReply};
-pub(crate) use request::{BatchParams, InferenceRequest, messages_json, send_request};
+pub(crate) use request::{
+    BatchParams, InferenceRequest, continue_conversation, messages_json, send_request,
+};
 pub(crate) use server_metrics::{ServerLoad, fetch_server_load};

@@ -90,6 +90,14 @@ impl InferenceRequest {
         }
     }
 
+    /// Encodes a conversation, a JSON array of messages, for the chat route.
+    #[must_use]
+    pub(crate) fn from_conversation(params: &BatchParams, conversation: &str) -> Self {
+        let body = chat_body(params, conversation);
+        let prompt_lengths = vec![conversation.len() as u64];
+        Self { route: Route::Chat, body, prompt_lengths, n: params.n }
+    }
+
     /// Encodes texts for the completions route; conversations that were rendered here are sent this way too.
     #[must_use]
     pub(crate) fn from_texts<'t>(
@@ -224,6 +232,17 @@ pub(crate) fn messages_json(input: &PromptInput, system: Option<&str>) -> String
     }
 }
 
+/// Returns the conversation, a JSON array of messages, with the model's answer and the user's reply to it at its end.
+#[must_use]
+pub(crate) fn continue_conversation(messages: &str, answer: &str, reply: &str) -> String {
+    let messages = messages.trim_end();
+    let begun = messages.strip_suffix(']').unwrap_or(messages);
+    let (answer, reply) = (json_string(answer), json_string(reply));
+    format!(
+        "{begun},{{\"role\":\"assistant\",\"content\":{answer}}},{{\"role\":\"user\",\"content\":{reply}}}]"
+    )
+}
+
 fn has_leading_system_message(messages: &str) -> bool {
     #[derive(Deserialize)]
     struct RoleMessage {
@@ -293,6 +312,18 @@ mod tests {
         assert_eq!(
             request_body(Route::Chat, &[b], Some("be brief")),
             r#"{"model":"m","max_tokens":5,"messages":[{"role":"system","content":"be brief"},{"role":"user","content":"ho"}]}"#
+        );
+    }
+
+    #[test]
+    fn a_conversation_goes_on_after_its_last_message() {
+        let own = r#"[{"role":"user","content":[{"type":"text","text":"]"}]}] "#;
+        assert_eq!(
+            continue_conversation(own, "no\n", "why?"),
+            concat!(
+                r#"[{"role":"user","content":[{"type":"text","text":"]"}]},{"role":"assistant","content":"no\n"},"#,
+                r#"{"role":"user","content":"why?"}]"#
+            )
         );
     }
 

@@ -71,6 +71,9 @@ const RESULT_CHANNEL_CAPACITY: usize = 64;
 /// Results per call of the sink, beyond which no more are added to a write.
 const MAX_RESULTS_PER_WRITE: usize = 4096;
 
+/// Threads beside the event loop, which check answers and look up host names; a node's cores are the servers'.
+const MAX_BLOCKING_THREADS: usize = 4;
+
 /// Local. Starts the engine's threads and returns. `events` is called on the scheduler's thread.
 ///
 /// # Errors
@@ -133,7 +136,10 @@ fn raise_file_limit() {
 }
 
 fn create_client(api_key: Option<ApiKey>) -> Result<(tokio::runtime::Runtime, HttpClient), String> {
-    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let client = HttpClient::new(api_key).map_err(|error| error.to_string())?;
     Ok((runtime, client))

@@ -3,11 +3,12 @@
 //! Owns request parameters (merged, fitted to the context, shared by a batch) and the configured time limit. What an
 //! endpoint's behaviour adds (concurrency, batch size, tightened timeouts) is in `endpoint_state`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use crate::{
     domain::{Prompt, PromptInput, RequestParams, Route},
     endpoint::BatchParams,
+    validation::AnswerCheck,
 };
 
 /// A number that is given, or adapts while the engine runs.
@@ -88,6 +89,10 @@ pub(crate) struct EnginePolicy {
     pub(crate) keep_bodies: bool,
     /// The number of first outcomes that trip fail-fast if they are the same refusal.
     pub(crate) fail_fast_threshold: usize,
+    /// The rules that answers have to meet.
+    pub(crate) answer_check: Option<Arc<AnswerCheck>>,
+    /// The JSON schema of answers, which servers are asked to keep to.
+    pub(crate) answer_schema: Option<String>,
 }
 
 /// Parameters that both routes know by the same name and meaning; a conversation with any other needs the chat route.
@@ -118,6 +123,9 @@ const PARAMS_OF_BOTH_ROUTES: [&str; 23] = [
     "top_k",
     "top_p",
 ];
+/// Parameters that say what an answer has to look like: with any of them the job's schema is not sent. With tools the
+/// schema would rule out their calls.
+const FORMAT_PARAMS: [&str; 3] = ["response_format", "structured_outputs", "tools"];
 /// The chat route's parameter with the template's arguments; rendering here takes it too.
 pub(super) const TEMPLATE_KWARGS: &str = "chat_template_kwargs";
 
@@ -208,6 +216,30 @@ impl EnginePolicy {
         params
     }
 
+    /// Returns the parameters with the job's schema, for a server that takes it; borrowed if it is not to be sent.
+    pub(super) fn with_schema<'p>(
+        &self,
+        params: &'p BatchParams,
+        takes_schema: bool,
+    ) -> Cow<'p, BatchParams> {
+        let has_own = || FORMAT_PARAMS.iter().any(|name| params.params.get(name).is_some());
+        let Some(schema) = self.answer_schema.as_deref().filter(|_| takes_schema && !has_own())
+        else {
+            return Cow::Borrowed(params);
+        };
+        let mut params = params.clone();
+        // OpenAI's name, which most servers know on their chat route; vLLM's, where a request may go both ways.
+        if params.route == Route::Chat && self.renderer.is_none() {
+            let format = format!(
+                r#"{{"type":"json_schema","json_schema":{{"name":"answer","schema":{schema}}}}}"#
+            );
+            params.params.set("response_format", format);
+        } else {
+            params.params.set("structured_outputs", format!(r#"{{"json":{schema}}}"#));
+        }
+        Cow::Owned(params)
+    }
+
     /// Returns the route of a prompt.
     #[must_use]
     pub(crate) fn route_of(&self, prompt: &Prompt) -> Route {
@@ -227,11 +259,12 @@ impl EnginePolicy {
         requested: Option<u64>,
         prompt: &PromptInput,
     ) -> Option<u64> {
+        self.fitted_to(requested, count_tokens(prompt))
+    }
+
+    /// Returns the `max_tokens` of a prompt with this many tokens if it has to be lower than `requested`.
+    fn fitted_to(&self, requested: Option<u64>, prompt_tokens: u64) -> Option<u64> {
         let (context, requested) = (self.max_model_len?, requested?);
-        let prompt_tokens = match prompt {
-            PromptInput::TokenIds(ids) => ids.matches(',').count() as u64 + 1,
-            _ => estimate_tokens(prompt.as_str()),
-        };
         let room = context.saturating_sub(prompt_tokens).saturating_sub(self.context_buffer);
         if requested <= room {
             return None;
@@ -242,8 +275,36 @@ impl EnginePolicy {
     }
 }
 
+impl EnginePolicy {
+    /// Returns twice `max_tokens` for an answer that was cut, or as much of that as the context leaves; none if that is
+    /// no more.
+    pub(super) fn doubled_max_tokens(&self, max_tokens: u64, prompt: &PromptInput) -> Option<u64> {
+        let doubled = max_tokens.saturating_mul(2);
+        let fitted = self.fitted_max_tokens(Some(doubled), prompt).unwrap_or(doubled);
+        (fitted > max_tokens).then_some(fitted)
+    }
+
+    /// Returns the `max_tokens` of a prompt that is sent with `added` text, if it has to be lower than `max_tokens`.
+    pub(super) fn max_tokens_beside(
+        &self,
+        max_tokens: Option<u64>,
+        prompt: &PromptInput,
+        added: &str,
+    ) -> Option<u64> {
+        let tokens = count_tokens(prompt) + estimate_tokens(added);
+        self.fitted_to(max_tokens, tokens)
+    }
+}
+
 fn sequence_count(params: &RequestParams) -> usize {
     params.get_u64("n").and_then(|n| usize::try_from(n).ok()).unwrap_or(1).max(1)
+}
+
+fn count_tokens(prompt: &PromptInput) -> u64 {
+    match prompt {
+        PromptInput::TokenIds(ids) => ids.matches(',').count() as u64 + 1,
+        _ => estimate_tokens(prompt.as_str()),
+    }
 }
 
 /// Counts four characters per token, as the Python originals do; bytes of scripts other than Latin count for more.
@@ -275,6 +336,8 @@ pub(super) fn test_policy() -> EnginePolicy {
         token_counting: TokenCounting::Share,
         keep_bodies: false,
         fail_fast_threshold: 100,
+        answer_check: None,
+        answer_schema: None,
     }
 }
 
@@ -352,6 +415,41 @@ mod tests {
         let (ids, text) = (policy.batch_params(&ids, None), policy.batch_params(&text, None));
         assert_eq!((ids.route, text.route), (Route::Completions, Route::Completions));
         assert!(ids.token_ids && ids.allow_lists && ids != text);
+    }
+
+    #[test]
+    fn the_schema_is_sent_unless_the_request_says_how_answers_look() {
+        let policy = EnginePolicy { answer_schema: Some("{}".into()), ..test_policy() };
+        let sent = |policy: &EnginePolicy, route, own: &[(&str, &str)], takes_schema| {
+            let prompt = prompt_with(own, Some(route), PromptInput::Text("x".into()));
+            let params = policy.batch_params(&prompt, None);
+            policy.with_schema(&params, takes_schema).params.to_json()
+        };
+        assert_eq!(
+            sent(&policy, Route::Chat, &[], true),
+            r#"{"response_format":{"type":"json_schema","json_schema":{"name":"answer","schema":{}}}}"#
+        );
+        assert_eq!(
+            sent(&policy, Route::Completions, &[], true),
+            r#"{"structured_outputs":{"json":{}}}"#
+        );
+        assert_eq!(sent(&policy, Route::Chat, &[], false), "{}", "the server has refused it");
+        assert_eq!(sent(&test_policy(), Route::Chat, &[], true), "{}");
+        for name in FORMAT_PARAMS {
+            let own = sent(&policy, Route::Chat, &[(name, "1")], true);
+            assert_eq!(own, format!("{{\"{name}\":1}}"));
+        }
+    }
+
+    #[test]
+    fn a_cut_answer_gets_twice_the_room_until_the_context_is_full() {
+        let policy = test_policy();
+        let prompt = PromptInput::Text("x".repeat(400));
+        assert_eq!(policy.doubled_max_tokens(512, &prompt), Some(1024));
+        assert_eq!(policy.doubled_max_tokens(1024, &prompt), Some(1408), "2048 - 100 - 512");
+        assert_eq!(policy.doubled_max_tokens(1408, &prompt), None);
+        let unknown = EnginePolicy { max_model_len: None, ..test_policy() };
+        assert_eq!(unknown.doubled_max_tokens(1408, &prompt), Some(2816));
     }
 
     proptest! {

@@ -22,6 +22,7 @@ use crate::{
         EndpointSpec, HostfileEntry, NodeInfo, RankPlacement, assign_endpoints, parse_hostfile,
         rank_placements,
     },
+    validation::{AnswerCheck, CheckError, compact_json},
 };
 
 /// The command line and environment of this process, from which the settings are resolved.
@@ -174,7 +175,28 @@ pub(super) fn resolve_settings(
             *text = Some(read.strip_suffix('\n').unwrap_or(&read).to_owned());
         }
     }
+    resolve_answer_check(&mut resolved)?;
     Ok(resolved)
+}
+
+/// Replaces the name of the schema's file by its content, and checks that the rules for answers can be used.
+fn resolve_answer_check(resolved: &mut ResolvedSettings) -> Result<(), JobError> {
+    let mut origin = String::new();
+    if let Some(path) = resolved.settings.schema.take() {
+        let unreadable =
+            |error| JobError::Unreadable { what: "--schema file", path: path.clone(), error };
+        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+        resolved.settings.schema = Some(compact_json(&text));
+        origin = path;
+    }
+    let Settings { schema, check, .. } = &resolved.settings;
+    AnswerCheck::compile(schema.as_deref(), check.as_deref()).map_err(|error| match error {
+        CheckError::Schema(_) => {
+            resolved.value_error("schema", format!("--schema {origin}: {error}"))
+        }
+        CheckError::Pattern(_) => resolved.value_error("check", format!("--check: {error}")),
+    })?;
+    Ok(())
 }
 
 fn read_endpoint_spec(settings: &Settings) -> Result<EndpointSpec, JobError> {

@@ -63,6 +63,16 @@ pub(super) struct MeasuredServed<'a> {
     latency_s: f64,
     #[serde(default)]
     pub(super) attempts: u32,
+    #[serde(default, borrow)]
+    pub(super) invalid: Option<MeasuredInvalid<'a>>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct MeasuredInvalid<'a> {
+    pub(super) answers: u64,
+    pub(super) completion_tokens: u64,
+    #[serde(borrow)]
+    reason: Cow<'a, str>,
 }
 
 /// Milliseconds of a year: no request takes longer, and sums of such values fit into 64 bits.
@@ -84,9 +94,18 @@ impl MeasuredLine<'_> {
     /// Returns the kind of the failure and its example.
     pub(super) fn failure_example(&self) -> (&str, FailureExample) {
         let error = self.error.as_ref();
-        let message = error.map_or("", |it| &*it.message).chars().take(MAX_MESSAGE_CHARS).collect();
         let status = error.and_then(|it| it.status);
-        let first = FailureExample { id: self.id.get().to_owned(), message, status };
+        let first = self.example(error.map_or("", |it| &*it.message), status);
         (error.map_or("unknown", |it| &*it.kind), first)
+    }
+
+    /// Returns the prompt as an example of those with invalid answers.
+    pub(super) fn invalid_example(&self, invalid: &MeasuredInvalid<'_>) -> FailureExample {
+        self.example(&invalid.reason, None)
+    }
+
+    fn example(&self, message: &str, status: Option<u16>) -> FailureExample {
+        let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
+        FailureExample { id: self.id.get().to_owned(), message, status }
     }
 }

@@ -45,6 +45,8 @@ pub(crate) struct AnswerStats {
     /// Number of answers by finish reason.
     pub finish_reasons: BTreeMap<String, u64>,
     pub failures: BTreeMap<String, FailureStats>,
+    /// Answers that were not valid.
+    pub invalid: InvalidStats,
     /// Load of each endpoint, by host and URL.
     pub endpoints: BTreeMap<String, EndpointStats>,
     /// Answered prompts with the longest latency.
@@ -57,6 +59,16 @@ pub(crate) struct FailureStats {
     pub count: u64,
     /// First failed prompts in input order, by index.
     pub examples: BTreeMap<u64, FailureExample>,
+}
+
+/// Answers that were not valid (`--schema`, `--check`), of answered and failed prompts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InvalidStats {
+    pub answers: u64,
+    /// Tokens that were generated for them.
+    pub completion_tokens: u64,
+    /// The prompts, with the reasons of the first.
+    pub prompts: FailureStats,
 }
 
 /// Load of one endpoint.
@@ -90,6 +102,12 @@ impl AnswerStats {
         let served = &line.served;
         let latency = served.latency_millis();
         self.retried += u64::from(served.attempts > 1);
+        if let Some(invalid) = &served.invalid {
+            self.invalid.answers += invalid.answers;
+            self.invalid.completion_tokens += invalid.completion_tokens;
+            self.invalid.prompts.count += 1;
+            self.invalid.prompts.add_example(line.index, || line.invalid_example(invalid));
+        }
         let name = served.endpoint.as_ref().map(|url| format!("{} {url}", served.host));
         if line.success {
             self.answered += 1;
@@ -189,6 +207,7 @@ impl Merge for AnswerStats {
         self.estimated += other.estimated;
         Merge::merge(&mut self.finish_reasons, other.finish_reasons);
         Merge::merge(&mut self.failures, other.failures);
+        self.invalid.merge(other.invalid);
         Merge::merge(&mut self.endpoints, other.endpoints);
         // The slowest of a union are among the slowest of its parts, so dropping the excess on each rank loses nothing.
         self.slowest.0.extend(other.slowest.0);
@@ -202,6 +221,14 @@ impl Merge for FailureStats {
         // Ordered by index, so the examples are the first of the whole input on any number of ranks.
         self.examples.extend(other.examples);
         self.drop_excess();
+    }
+}
+
+impl Merge for InvalidStats {
+    fn merge(&mut self, other: Self) {
+        self.answers += other.answers;
+        self.completion_tokens += other.completion_tokens;
+        self.prompts.merge(other.prompts);
     }
 }
 
@@ -221,8 +248,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn answer_line(index: u64, millis: u64, server: u64) -> String {
+        let invalid = match index % 3 {
+            0 => r#","invalid":{"answers":2,"completion_tokens":9,"reason":"it is \"empty\""}"#,
+            _ => "",
+        };
         let served = format!(
-            r#""served":{{"endpoint":"http://h:{server}","host":"n{}","rank":0,"latency_s":{},"attempts":{}}}"#,
+            r#""served":{{"endpoint":"http://h:{server}","host":"n{}","rank":0,"latency_s":{},"attempts":{}{invalid}}}"#,
             server % 2,
             millis as f64 / 1000.0,
             1 + index % 2
@@ -265,6 +296,9 @@ mod tests {
             prop_assert_eq!(whole.answered + whole.failed + whole.damaged, lines.len() as u64);
             prop_assert_eq!(whole.latency.count(), whole.answered);
             prop_assert_eq!(whole.endpoints.values().map(|it| it.answered).sum::<u64>(), whole.answered);
+            let invalid = (0..lines.len()).filter(|index| index % 3 == 0 && index % 5 != 2).count() as u64;
+            prop_assert_eq!((whole.invalid.prompts.count, whole.invalid.answers), (invalid, 2 * invalid));
+            prop_assert_eq!(whole.invalid.completion_tokens, 9 * invalid);
             prop_assert_eq!(whole.failures.values().map(|it| it.count).sum::<u64>(), whole.failed);
             let mut longest: Vec<u64> = (0..).zip(&all).filter(|(index, _)| !matches!(index % 5, 0 | 2)).map(|(_, it)| it.0).collect();
             longest.sort_unstable_by_key(|&it| Reverse(it));

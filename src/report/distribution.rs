@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     domain::FailureKind,
-    metrics::{AnswerStats, FailureStats, HistogramBin, LogHistogram},
+    metrics::{AnswerStats, FailureExample, FailureStats, HistogramBin, LogHistogram},
     output::StartRecord,
 };
 
@@ -71,6 +71,29 @@ pub(super) fn failure_summaries(stats: &AnswerStats) -> BTreeMap<String, Failure
         .collect()
 }
 
+/// Answers that were not valid (`--schema`, `--check`).
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct InvalidSummary {
+    /// Answers that were not valid.
+    pub answers: u64,
+    /// Tokens that were generated for them.
+    pub completion_tokens: u64,
+    /// Prompts with such an answer, whether a valid one followed or not.
+    pub prompts: u64,
+    /// The first of these prompts, each with its first reason.
+    pub examples: Vec<FailedPrompt>,
+}
+
+pub(super) fn invalid_summary(stats: &AnswerStats) -> InvalidSummary {
+    let invalid = &stats.invalid;
+    InvalidSummary {
+        answers: invalid.answers,
+        completion_tokens: invalid.completion_tokens,
+        prompts: invalid.prompts.count,
+        examples: example_prompts(&invalid.prompts),
+    }
+}
+
 pub(super) fn summarize_distribution(histogram: &LogHistogram, unit: f64) -> DistributionSummary {
     let scaled = |number: u64| number as f64 * unit;
     let bar = |HistogramBin { from, to, count }| DistributionBin {
@@ -92,17 +115,21 @@ pub(super) fn summarize_distribution(histogram: &LogHistogram, unit: f64) -> Dis
 
 fn failure_summary(kind: &str, stats: &FailureStats) -> FailureSummary {
     let known = serde_json::from_value::<FailureKind>(kind.into());
-    let examples = stats.examples.iter().map(|(&index, it)| FailedPrompt {
+    FailureSummary {
+        count: stats.count,
+        retryable: known.is_ok_and(FailureKind::is_retryable),
+        examples: example_prompts(stats),
+    }
+}
+
+fn example_prompts(stats: &FailureStats) -> Vec<FailedPrompt> {
+    let example = |(&index, it): (&u64, &FailureExample)| FailedPrompt {
         id: parse_id(&it.id),
         index,
         message: it.message.clone(),
         status: it.status,
-    });
-    FailureSummary {
-        count: stats.count,
-        retryable: known.is_ok_and(FailureKind::is_retryable),
-        examples: examples.collect(),
-    }
+    };
+    stats.examples.iter().map(example).collect()
 }
 
 /// Parses an id that is stored as JSON text.

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::{
     distribution::{
-        DistributionSummary, FailureSummary, active_seconds, failure_summaries, parse_id,
-        summarize_distribution,
+        DistributionSummary, FailureSummary, InvalidSummary, active_seconds, failure_summaries,
+        invalid_summary, parse_id, summarize_distribution,
     },
     endpoint_load::EndpointLoad,
     format::pluralize,
@@ -83,6 +83,8 @@ pub(crate) struct RunSummary {
     /// Number of answers by finish reason.
     pub finish_reasons: BTreeMap<String, u64>,
     pub failures: BTreeMap<String, FailureSummary>,
+    /// Answers that were not valid and were asked for again.
+    pub invalid_answers: InvalidSummary,
     /// Utilisation, stragglers and outages of endpoints.
     pub endpoints: EndpointLoad,
     /// Answers with the longest latency, the longest first.
@@ -241,6 +243,7 @@ impl RunSummary {
             completion_tokens: summarize_distribution(&stats.completion_tokens, 1.0),
             finish_reasons: stats.finish_reasons.clone(),
             failures: failure_summaries(stats),
+            invalid_answers: invalid_summary(stats),
             endpoints: EndpointLoad::from_stats(
                 &stats.endpoints,
                 &observed,

@@ -178,6 +178,13 @@ pub(crate) fn resolve_layers(
     Ok(ResolvedSettings { settings, origins })
 }
 
+impl ResolvedSettings {
+    /// Returns the error about the value of a setting whose content is checked elsewhere, such as a file's.
+    pub(crate) fn value_error(&self, key: &'static str, message: String) -> SettingsError {
+        conflict_from(Violation::new(&[key], message), &self.origins)
+    }
+}
+
 fn conflict_error(error: toml::de::Error) -> SettingsError {
     SettingsError::Conflict { message: error.message().to_owned(), is_usage: false }
 }

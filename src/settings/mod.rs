@@ -88,6 +88,10 @@ pub(crate) struct Settings {
     pub gather: GatherMode,
     /// Aggregates to compute over all answers.
     pub aggregate: Vec<AggregateSpec>,
+    /// JSON schema of answers; the name of a file with it until settings are resolved.
+    pub schema: Option<String>,
+    /// Regular expression that answers match.
+    pub check: Option<String>,
     /// Route of the requests.
     pub api: ApiMode,
     /// Prompt template, or `@` and the name of a file with it.
@@ -202,6 +206,8 @@ impl Default for Settings {
             accept_changes: false,
             gather: GatherMode::Root,
             aggregate: Vec::new(),
+            schema: None,
+            check: None,
             api: ApiMode::Auto,
             template: None,
             prompt_column: None,
@@ -290,7 +296,7 @@ impl Settings {
     #[must_use]
     pub(crate) fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
-        const ANSWER_KEYS: [&str; 16] = [
+        const ANSWER_KEYS: [&str; 18] = [
             "model",
             "api",
             "template",
@@ -307,6 +313,8 @@ impl Settings {
             "extra-body",
             "max-context",
             "buffer",
+            "schema",
+            "check",
         ];
         let all = serde_json::to_value(self).unwrap_or_default();
         let reduce_keys = REDUCE_KEYS.iter().filter(|_| self.reduce_template.is_some());

@@ -33,6 +33,9 @@ struct AnswerLine<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     messages: Option<&'a RawValue>,
     response: Option<&'a str>,
+    /// Text of the last answer of a prompt that failed because none was valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    raw_response: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     responses: Option<Vec<&'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,9 +74,20 @@ struct AnswerServed<'a> {
     rank: usize,
     latency_s: f64,
     attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invalid: Option<AnswerLineInvalid<'a>>,
     /// Hash of the row, by which the answer finds its row after the input has changed.
     #[serde(skip_serializing_if = "RowHash::is_unknown")]
     row: RowHash,
+}
+
+/// Answers of the prompt that were not valid.
+#[derive(Serialize)]
+struct AnswerLineInvalid<'a> {
+    answers: u32,
+    completion_tokens: u64,
+    /// Why the first was not valid.
+    reason: &'a str,
 }
 
 /// Appends the line, including its newline.
@@ -93,7 +107,10 @@ pub(crate) fn write_answer_line(
     };
     let (answer, error) = match &result.outcome {
         Outcome::Answered(answer) => (Some(answer), None),
-        Outcome::Failed(failure) => (None, Some(failure)),
+        // The raw text of a prompt without a valid answer is kept, with all that came with it.
+        Outcome::Failed(failure) => {
+            (result.invalid.as_ref().and_then(|invalid| invalid.last.as_ref()), Some(failure))
+        }
     };
     let choices = answer.map_or(&[][..], |answer| answer.choices.as_slice());
     let replied_model = answer.and_then(|answer| answer.model.as_deref());
@@ -103,19 +120,22 @@ pub(crate) fn write_answer_line(
         (_, Route::Completions) => "completions",
     };
     let first = choices.first();
+    let first_text = first.map(|choice| choice.text.as_str());
+    let success = error.is_none();
     let params = prompt.params.to_json();
     let line = AnswerLine {
         id: raw_json(prompt.id.as_json())?,
         index: prompt.index,
         prompt: text.filter(|_| style.echo_prompt),
         messages: messages.filter(|_| style.echo_prompt),
-        response: first.map(|choice| choice.text.as_str()),
-        responses: (choices.len() > 1)
+        response: first_text.filter(|_| success),
+        raw_response: first_text.filter(|_| !success),
+        responses: (success && choices.len() > 1)
             .then(|| choices.iter().map(|choice| choice.text.as_str()).collect()),
         reasoning: first.and_then(|choice| choice.reasoning.as_deref()),
         choices: (choices.len() > 1).then_some(ChoiceList(choices)),
         model: replied_model.unwrap_or(&style.model),
-        success: error.is_none(),
+        success,
         error,
         finish_reason: first.and_then(|choice| choice.finish_reason.as_deref()),
         fields: PassedFields::of_answer(answer),
@@ -128,6 +148,11 @@ pub(crate) fn write_answer_line(
             rank: style.rank,
             latency_s: (result.latency * 1000.0).round() / 1000.0,
             attempts: result.attempts,
+            invalid: result.invalid.as_ref().map(|invalid| AnswerLineInvalid {
+                answers: invalid.count,
+                completion_tokens: invalid.completion_tokens,
+                reason: &invalid.first_reason,
+            }),
             row: prompt.row_hash,
         },
         body: answer.and_then(|answer| answer.body.as_deref()),
@@ -150,8 +175,8 @@ pub(super) mod tests {
 
     use super::*;
     use crate::domain::{
-        AnswerChoice, FailureKind, LINE_NAMES, Prompt, PromptAnswer, PromptId, ReplyFields,
-        RequestParams, TokenUsage,
+        AnswerChoice, FailureKind, InvalidAnswers, LINE_NAMES, Prompt, PromptAnswer, PromptId,
+        ReplyFields, RequestParams, TokenUsage,
     };
 
     pub(in crate::shards) fn line_style() -> AnswerLineStyle {
@@ -203,6 +228,7 @@ pub(super) mod tests {
             endpoint: Some("http://e".into()),
             latency: 1.84449,
             attempts: 1,
+            invalid: None,
         }
     }
 
@@ -237,6 +263,30 @@ pub(super) mod tests {
         assert_eq!(value["error"]["kind"], "too_long");
         assert_eq!(value["error"]["status"], 400);
         assert!(value.get("prompt").is_none());
+    }
+
+    #[test]
+    fn an_invalid_answer_keeps_its_raw_text_beside_the_reason() {
+        let mut result = prompt_result(2, Err(FailureKind::Invalid));
+        let Outcome::Answered(raw) = prompt_result(2, Ok("{\"n\": ")).outcome else { unreachable!() };
+        result.invalid = Some(Box::new(InvalidAnswers {
+            count: 3,
+            completion_tokens: 9,
+            first_reason: "it is not JSON".into(),
+            last: Some(raw),
+        }));
+        let value: serde_json::Value =
+            serde_json::from_str(&line_text(&result, &line_style())).expect("JSON");
+        assert_eq!(value["success"], false);
+        assert_eq!(value["response"], serde_json::Value::Null);
+        assert_eq!(value["raw_response"], "{\"n\": ");
+        assert_eq!(value["error"]["kind"], "invalid");
+        assert_eq!(value["finish_reason"], "stop");
+        assert_eq!(value["usage"]["completion_tokens"], 3);
+        assert_eq!(
+            value["served"]["invalid"],
+            serde_json::json!({"answers": 3, "completion_tokens": 9, "reason": "it is not JSON"})
+        );
     }
 
     #[test]

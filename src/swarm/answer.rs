@@ -25,6 +25,9 @@ pub struct SwarmAnswer {
     pub messages: Option<Value>,
     /// Text of the first sequence; `None` if the prompt failed.
     pub response: Option<String>,
+    /// Text of the last answer, if the prompt failed because none was valid (`schema`, `check`).
+    #[serde(default)]
+    pub raw_response: Option<String>,
     /// Texts of all sequences, for `n` above 1.
     #[serde(default)]
     pub responses: Vec<String>,

@@ -25,7 +25,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("ledger", &["domain"]),
     ("serve", &["settings"]),
     ("output", &["compression", "parquet", "metrics", "settings", "domain"]),
-    ("engine", &["endpoint", "metrics", "settings", "domain"]),
+    ("validation", &[]),
+    ("engine", &["validation", "endpoint", "metrics", "settings", "domain"]),
     (
         "job",
         &[
@@ -33,6 +34,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "bench",
             "metrics",
             "engine",
+            "validation",
             "comm",
             "ledger",
             "input",
@@ -87,6 +89,8 @@ const OWNERS: &[(&str, &str)] = &[
     ("minijinja", "chat_template/"),
     ("minijinja_contrib", "chat_template/"),
     ("jiff", "chat_template/"),
+    ("jsonschema", "validation/"),
+    ("regex", "validation/"),
 ];
 
 /// Every path that a file names, by its first two segments.

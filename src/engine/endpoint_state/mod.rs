@@ -62,6 +62,8 @@ pub(crate) struct EndpointState {
     batch_sizer: BatchSizer,
     latency: LatencyModel,
     render_check: RenderCheck,
+    /// Whether the server has not refused the JSON schema of answers.
+    takes_schema: bool,
     /// Load polls in a row without a reply.
     missed_load_polls: u32,
     /// Whether the window was used up when everything was sent that could be.
@@ -140,6 +142,7 @@ impl EndpointState {
             batch_sizer: BatchSizer::new(policy.batch_size),
             latency: LatencyModel::default(),
             render_check: RenderCheck::new(policy.renderer.is_some()),
+            takes_schema: true,
             throttled_until: now,
         }
     }
@@ -236,6 +239,23 @@ impl EndpointState {
     /// Returns whether conversations may be rendered here for this endpoint.
     pub(crate) fn renders_locally(&self) -> bool {
         self.render_check == RenderCheck::Passed
+    }
+
+    /// Returns whether the server has not refused the JSON schema of answers.
+    pub(crate) fn takes_schema(&self) -> bool {
+        self.takes_schema
+    }
+
+    /// Records that the server refuses the JSON schema of answers: it is not sent to it any more.
+    pub(crate) fn refuse_schema(&mut self, message: &str) {
+        if std::mem::replace(&mut self.takes_schema, false) {
+            warn!(
+                event = "schema_not_taken",
+                endpoint = %self.url,
+                "schema not taken by {}, answers are only checked: {message}",
+                self.url
+            );
+        }
     }
 
     /// Returns whether the next conversation is to be a canary, and counts it as one.

@@ -8,6 +8,7 @@
 //! | file | owns |
 //! |---|---|
 //! | `task` | a prompt between two requests, a batch |
+//! | `invalid_tries` | its answers that were not valid |
 //! | `capacity` | how many prompts fit an endpoint's next request |
 //! | `slots` | the tasks that wait in buckets, by key |
 //! | `bucket` | the order within a bucket |
@@ -17,6 +18,7 @@
 
 mod bucket;
 mod capacity;
+mod invalid_tries;
 mod length_estimates;
 mod prefix_groups;
 mod prefixes;
@@ -33,6 +35,7 @@ use std::{
 };
 
 pub(crate) use capacity::EndpointCapacity;
+pub(crate) use invalid_tries::{FollowUp, InvalidTries};
 pub(crate) use task::{Batch, PromptTask};
 
 use super::EnginePolicy;

@@ -6,13 +6,14 @@
 
 use std::sync::Arc;
 
+use super::InvalidTries;
 use crate::{
     domain::{LengthClass, Prompt},
     endpoint::BatchParams,
 };
 
 /// A prompt that has no outcome yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PromptTask {
     prompt: Prompt,
     /// Requests that carried the prompt, whatever became of them.
@@ -24,6 +25,8 @@ pub(crate) struct PromptTask {
     is_hedged: bool,
     length_class: LengthClass,
     arrival_number: u64,
+    /// Its answers that were not valid, if there were any.
+    invalid_tries: Option<Box<InvalidTries>>,
 }
 
 impl PromptTask {
@@ -37,6 +40,7 @@ impl PromptTask {
             is_hedged: false,
             length_class,
             arrival_number,
+            invalid_tries: None,
         }
     }
 
@@ -83,6 +87,20 @@ impl PromptTask {
         self.avoid_endpoint = Some(endpoint);
     }
 
+    /// Returns the answers that were not valid.
+    pub(crate) fn invalid_tries(&self) -> Option<&InvalidTries> {
+        self.invalid_tries.as_deref()
+    }
+
+    /// Returns the record of answers that were not valid, which is empty before the first.
+    pub(crate) fn invalid_tries_mut(&mut self) -> &mut InvalidTries {
+        self.invalid_tries.get_or_insert_default()
+    }
+
+    pub(crate) fn take_invalid_tries(&mut self) -> Option<Box<InvalidTries>> {
+        self.invalid_tries.take()
+    }
+
     pub(crate) fn is_hedged(&self) -> bool {
         self.is_hedged
     }
@@ -104,7 +122,7 @@ impl PromptTask {
 }
 
 /// The prompts of one request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Batch {
     params: Arc<BatchParams>,
     tasks: Vec<PromptTask>,

@@ -4,19 +4,23 @@
 //! prompts is decided in `retry_policy`, for the endpoint in `endpoint_state`; which of two answers counts in
 //! `hedging`.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tracing::debug;
 
 use super::{
     in_flight::InFlight,
+    invalid_answer::{self, InvalidReasons, NextTry},
     payload::RequestCompletion,
     results::ResultBuffer,
     retry_policy::{self, Disposition, FaultContext},
 };
 use crate::{
     domain::{Outcome, PromptAnswer, PromptFailure, PromptResult, ReplyFields},
-    endpoint::{CanaryResult, ReplyAnswers, RequestFault, ServerReply},
+    endpoint::{BatchParams, CanaryResult, ReplyAnswers, RequestFault, ServerReply},
     engine::{
         EnginePolicy, TokenCounting,
         endpoint_state::{AnsweredRequest, EndpointPool, FailedRequest},
@@ -42,6 +46,7 @@ struct EndedRequest {
     latency: Duration,
     concurrency_at_send: usize,
     hit_tightened_timeout: bool,
+    carries_schema: bool,
 }
 
 impl<'a> CompletionHandler<'a> {
@@ -84,7 +89,7 @@ impl<'a> CompletionHandler<'a> {
     fn on_request_end(
         &mut self,
         id: u64,
-        result: Result<ServerReply, RequestFault>,
+        result: Result<(ServerReply, InvalidReasons), RequestFault>,
         canary: Option<CanaryResult>,
         now: Instant,
     ) {
@@ -95,6 +100,7 @@ impl<'a> CompletionHandler<'a> {
             latency: request.elapsed(now),
             concurrency_at_send: request.concurrency_at_send(),
             hit_tightened_timeout: request.hit_tightened_timeout(now),
+            carries_schema: request.carries_schema(),
         };
         let batch = request.into_batch();
         let endpoint = &mut self.endpoints[ended.endpoint];
@@ -103,7 +109,7 @@ impl<'a> CompletionHandler<'a> {
             endpoint.on_canary(&canary);
         }
         match result {
-            Ok(reply) => self.on_reply(ended, batch, reply, now),
+            Ok((reply, invalid)) => self.on_reply(ended, batch, reply, invalid, now),
             Err(fault) => self.on_fault(ended, batch, fault, now),
         }
     }
@@ -118,7 +124,14 @@ impl<'a> CompletionHandler<'a> {
         self.in_flight.forget_hedges(request.batch());
     }
 
-    fn on_reply(&mut self, ended: EndedRequest, batch: Batch, reply: ServerReply, now: Instant) {
+    fn on_reply(
+        &mut self,
+        ended: EndedRequest,
+        batch: Batch,
+        reply: ServerReply,
+        mut invalid: InvalidReasons,
+        now: Instant,
+    ) {
         let ReplyAnswers { answers, missing_reason } = reply.answers;
         // All tokens count, also those of answers that a hedge has superseded: the server has generated them.
         let up_count = self.endpoints.up_count();
@@ -132,8 +145,10 @@ impl<'a> CompletionHandler<'a> {
         self.endpoints[ended.endpoint].record_reply(answered, up_count, now);
         let (params, tasks) = batch.into_parts();
         let mut unanswered = Vec::new();
-        for (task, answer) in tasks.into_iter().zip(answers) {
-            if !self.in_flight.claim_reply(ended.id, task.index(), answer.is_some()) {
+        for (position, (task, answer)) in tasks.into_iter().zip(answers).enumerate() {
+            let reasons = if invalid.is_empty() { None } else { invalid.remove(&position) };
+            let is_answered = answer.is_some() && reasons.is_none();
+            if !self.in_flight.claim_reply(ended.id, task.index(), is_answered) {
                 continue;
             }
             let Some(mut answer) = answer else {
@@ -145,7 +160,10 @@ impl<'a> CompletionHandler<'a> {
                 answer.usage = None;
                 answer.usage_fields = ReplyFields::default();
             }
-            self.settle_task(task, Outcome::Answered(answer), ended);
+            match reasons {
+                None => self.settle_task(task, Outcome::Answered(answer), ended),
+                Some(reasons) => self.on_invalid_answer(task, answer, &reasons, &params, ended),
+            }
         }
         if !unanswered.is_empty() {
             let message = missing_reason
@@ -155,6 +173,26 @@ impl<'a> CompletionHandler<'a> {
             let batch = Batch::new(params, unanswered);
             let disposition = retry_policy::retry(batch, message, Some(200), context);
             self.apply_disposition(disposition, ended, now);
+        }
+    }
+
+    fn on_invalid_answer(
+        &mut self,
+        task: PromptTask,
+        answer: PromptAnswer,
+        reasons: &[Option<String>],
+        params: &Arc<BatchParams>,
+        ended: EndedRequest,
+    ) {
+        let index = task.index();
+        match invalid_answer::resolve_invalid(self.policy, params, task, answer, reasons) {
+            NextTry::AskAgain(batch) => {
+                debug!(event = "answer_invalid", index, "answer invalid, asked again: row {index}");
+                self.queue.requeue_first(batch);
+            }
+            NextTry::Fail(task, failure) => {
+                self.settle_task(task, Outcome::Failed(failure), ended);
+            }
         }
     }
 
@@ -183,6 +221,12 @@ impl<'a> CompletionHandler<'a> {
             concurrency_at_send: ended.concurrency_at_send,
             only_retries_left,
         };
+        if let Some(message) = fault.schema_refusal().filter(|_| ended.carries_schema) {
+            // Not the prompts' fault: they are sent without it.
+            endpoint.refuse_schema(message);
+            self.queue.requeue_split(batch);
+            return;
+        }
         if endpoint.record_fault(&fault, failed, now) {
             self.queue.release_endpoint(ended.endpoint);
         }
@@ -236,14 +280,21 @@ impl<'a> CompletionHandler<'a> {
         }
     }
 
-    fn settle_task(&mut self, task: PromptTask, outcome: Outcome, ended: EndedRequest) {
+    fn settle_task(&mut self, mut task: PromptTask, mut outcome: Outcome, ended: EndedRequest) {
         let attempts = task.attempts();
+        let invalid = task.take_invalid_tries().map(|tries| {
+            Box::new(match &mut outcome {
+                Outcome::Answered(answer) => tries.complete(answer),
+                Outcome::Failed(_) => tries.into_failed(),
+            })
+        });
         self.results.push_result(PromptResult {
             prompt: task.into_prompt(),
             outcome,
             endpoint: Some(self.endpoints[ended.endpoint].label().clone()),
             latency: ended.latency.as_secs_f64(),
             attempts,
+            invalid,
         });
     }
 }

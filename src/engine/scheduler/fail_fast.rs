@@ -48,6 +48,11 @@ impl FailFast {
             Outcome::Failed(failure) => Some(failure.kind),
         };
         match kind {
+            // The server has answered: tokens were spent, and the answer is to be kept.
+            Some(FailureKind::Invalid) => {
+                released.push(result);
+                self.release_held(released);
+            }
             // These are a prompt's own fault and say nothing about the job.
             Some(FailureKind::EmptyPrompt | FailureKind::BadRow | FailureKind::TooLong) => {
                 released.push(result);
@@ -130,7 +135,7 @@ mod tests {
                 status: None,
             }),
         };
-        PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
+        PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1, invalid: None }
     }
 
     #[test]
@@ -166,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_answer_or_another_failure_disarms_fail_fast() {
-        for other in [None, Some(FailureKind::Refused)] {
+        for other in [None, Some(FailureKind::Refused), Some(FailureKind::Invalid)] {
             let (mut fail_fast, mut out) = (FailFast::new(2), Vec::new());
             fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
             fail_fast.filter_outcome(result_of_kind(other), &mut out);

@@ -45,6 +45,7 @@ pub(crate) struct InFlightRequest {
     timeout: Duration,
     is_timeout_tightened: bool,
     is_canary: bool,
+    carries_schema: bool,
     abort_handle: AbortHandle,
 }
 
@@ -53,6 +54,8 @@ pub(crate) struct OutgoingRequest<'a> {
     pub(crate) endpoint: usize,
     pub(crate) batch: Batch,
     pub(crate) payload: RequestPayload,
+    /// Whether the server is asked to keep to the JSON schema of answers.
+    pub(crate) carries_schema: bool,
     pub(crate) url: &'a Url,
     pub(crate) timeout: Duration,
     /// Whether the time limit is tighter than the configured one.
@@ -86,6 +89,11 @@ impl InFlightRequest {
 
     pub(crate) fn is_canary(&self) -> bool {
         self.is_canary
+    }
+
+    /// Returns whether the server is asked to keep to the JSON schema of answers.
+    pub(crate) fn carries_schema(&self) -> bool {
+        self.carries_schema
     }
 
     /// Returns whether the request ran into a time limit that is tighter than the configured one.
@@ -140,7 +148,7 @@ impl InFlight {
         let OutgoingRequest { endpoint, batch, payload, url, timeout, .. } = request;
         self.last_request_id += 1;
         let id = self.last_request_id;
-        let is_canary = matches!(payload, RequestPayload::Canary(_));
+        let is_canary = matches!(payload, RequestPayload::Canary { .. });
         let target = RequestTarget { client: &self.client, url, timeout };
         let (future, abort_handle) = request_future(id, payload, &batch, policy, target);
         self.sequences += batch.permit_count();
@@ -153,6 +161,7 @@ impl InFlight {
             timeout,
             is_timeout_tightened: request.is_timeout_tightened,
             is_canary,
+            carries_schema: request.carries_schema,
             abort_handle,
         };
         self.requests.insert(id, in_flight);

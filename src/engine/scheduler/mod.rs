@@ -15,8 +15,8 @@
 //! | `results`, `fail_fast` | results on their way to the writer, failures that are held back, the tally |
 //! | `backlog`, `observer` | the last reports, the timeline |
 //!
-//! Rules without state are in `tail_policy` (hedging, speculation in the tail), `retry_policy` (faults and retries) and
-//! `payload` (a batch as a request).
+//! Rules without state are in `tail_policy` (hedging, speculation in the tail), `retry_policy` (faults and retries),
+//! `invalid_answer` (answers that are not valid) and `payload` (a batch as a request).
 
 mod backlog;
 mod command;
@@ -25,6 +25,7 @@ mod dispatch;
 mod fail_fast;
 mod hedging;
 mod in_flight;
+mod invalid_answer;
 mod observer;
 mod payload;
 mod results;

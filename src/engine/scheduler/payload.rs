@@ -3,15 +3,17 @@
 //! Owns the choice between a plain request, one rendered here, and a canary, which goes both ways. Which batch goes
 //! where was decided before; what is kept of a request meanwhile is in `in_flight`.
 
-use std::{pin::Pin, time::Duration};
+use std::{borrow::Cow, pin::Pin, time::Duration};
 
 use futures_util::future::{AbortHandle, abortable};
 
+use super::invalid_answer::{InvalidReasons, check_reply};
 use crate::{
     domain::{ProbeResult, Prompt, Route, Url},
     endpoint::{
         BatchParams, CanaryResult, HttpClient, InferenceRequest, RequestFault, ServerLoad,
-        ServerReply, fetch_server_load, messages_json, probe_server, send_canary, send_request,
+        ServerReply, continue_conversation, fetch_server_load, messages_json, probe_server,
+        send_canary, send_request,
     },
     engine::{
         EnginePolicy,
@@ -28,7 +30,8 @@ pub(crate) type RequestFuture = Pin<Box<dyn Future<Output = RequestCompletion>>>
 pub(crate) enum RequestCompletion {
     Reply {
         id: u64,
-        result: Result<ServerReply, RequestFault>,
+        /// The reply, and which of its answers are not valid.
+        result: Result<(ServerReply, InvalidReasons), RequestFault>,
         canary: Option<CanaryResult>,
     },
     /// The request was aborted because all its prompts are settled.
@@ -49,13 +52,15 @@ pub(crate) enum RequestCompletion {
 pub(crate) enum RequestPayload {
     Request(InferenceRequest),
     /// A conversation both ways, with the text that it is rendered to here.
-    Canary(String),
+    Canary { params: Box<BatchParams>, text: String },
 }
 
 /// The payload for a batch.
 pub(crate) struct BuiltPayload {
     /// None if no prompt of the batch can be sent this way.
     pub(crate) payload: Option<RequestPayload>,
+    /// Whether the server is asked to keep to the JSON schema of answers.
+    pub(crate) carries_schema: bool,
     /// Conversations that cannot be rendered here: they are to be sent one by one.
     pub(crate) unrenderable: Option<Batch>,
 }
@@ -66,9 +71,12 @@ pub(crate) fn build_payload(
     endpoint: &mut EndpointState,
     batch: &mut Batch,
 ) -> BuiltPayload {
+    let params = batch.params().clone();
+    let params = policy.with_schema(&params, endpoint.takes_schema());
+    let carries_schema = matches!(params, Cow::Owned(_));
     let may_render = batch.params().route == Route::Chat && batch.params().allow_lists;
     if may_render && batch.len() > 1 {
-        return render_batch(policy, batch);
+        return BuiltPayload { carries_schema, ..render_batch(policy, &params, batch) };
     }
     let canary = may_render && endpoint.try_take_canary();
     let payload = if canary {
@@ -77,16 +85,18 @@ pub(crate) fn build_payload(
         if text.is_none() {
             endpoint.cancel_canary();
         }
-        text.map(RequestPayload::Canary)
+        let params = Box::new(params.clone().into_owned());
+        text.map(|text| RequestPayload::Canary { params, text })
     } else {
         None
     };
-    let payload = payload.unwrap_or_else(|| RequestPayload::Request(build_request(policy, batch)));
-    BuiltPayload { payload: Some(payload), unrenderable: None }
+    let payload =
+        payload.unwrap_or_else(|| RequestPayload::Request(build_request(policy, &params, batch)));
+    BuiltPayload { payload: Some(payload), carries_schema, unrenderable: None }
 }
 
 /// Renders conversations to the texts of one request.
-fn render_batch(policy: &EnginePolicy, batch: &mut Batch) -> BuiltPayload {
+fn render_batch(policy: &EnginePolicy, sent: &BatchParams, batch: &mut Batch) -> BuiltPayload {
     let params = batch.params().clone();
     let kwargs = params.params.get(TEMPLATE_KWARGS);
     let mut texts = Vec::with_capacity(batch.len());
@@ -100,7 +110,7 @@ fn render_batch(policy: &EnginePolicy, batch: &mut Batch) -> BuiltPayload {
     // The batch keeps the prompts whose texts are sent, in the same order: replies are matched by position.
     batch.partition_tasks(is_renderable, &mut unrenderable);
     let payload = (!texts.is_empty()).then(|| {
-        let rendered = EnginePolicy::rendered_params(&params);
+        let rendered = EnginePolicy::rendered_params(sent);
         let texts = texts.iter().map(String::as_str);
         RequestPayload::Request(InferenceRequest::from_texts(&rendered, texts))
     });
@@ -108,7 +118,7 @@ fn render_batch(policy: &EnginePolicy, batch: &mut Batch) -> BuiltPayload {
         let single = BatchParams { allow_lists: false, ..(*params).clone() };
         Batch::new(single.into(), unrenderable)
     });
-    BuiltPayload { payload, unrenderable }
+    BuiltPayload { payload, carries_schema: false, unrenderable }
 }
 
 fn render_conversation(
@@ -120,9 +130,16 @@ fn render_conversation(
     renderer.0.render(&messages_json(&prompt.input, policy.system_prompt.as_deref()), kwargs)
 }
 
-fn build_request(policy: &EnginePolicy, batch: &Batch) -> InferenceRequest {
-    let params = batch.params();
+fn build_request(policy: &EnginePolicy, params: &BatchParams, batch: &Batch) -> InferenceRequest {
     let system = policy.system_prompt.as_deref().filter(|_| params.route == Route::Chat);
+    if let [task] = batch.tasks()
+        && let Some(follow_up) = task.invalid_tries().and_then(|tries| tries.follow_up())
+    {
+        let begun = messages_json(&task.prompt().input, system);
+        let conversation =
+            continue_conversation(&begun, &follow_up.answer, &follow_up.message);
+        return InferenceRequest::from_conversation(params, &conversation);
+    }
     InferenceRequest::new(params, batch.tasks().iter().map(PromptTask::prompt), system)
 }
 
@@ -144,13 +161,15 @@ pub(crate) fn request_future(
     target: RequestTarget<'_>,
 ) -> (RequestFuture, AbortHandle) {
     let (client, url, timeout) = (target.client.clone(), target.url.clone(), target.timeout);
+    let check = policy.answer_check.clone();
     match payload {
         RequestPayload::Request(request) => {
             let params = batch.params().clone();
             let (reply, abort_handle) =
-                abortable(
-                    async move { send_request(&client, &url, request, &params, timeout).await },
-                );
+                abortable(async move {
+                    let reply = send_request(&client, &url, request, &params, timeout).await;
+                    check_reply(reply, check).await
+                });
             let future = Box::pin(async move {
                 match reply.await {
                     Ok(result) => RequestCompletion::Reply { id, result, canary: None },
@@ -159,12 +178,14 @@ pub(crate) fn request_future(
             });
             (future, abort_handle)
         }
-        RequestPayload::Canary(text) => {
-            let (params, system) = (batch.params().clone(), policy.system_prompt.clone());
+        RequestPayload::Canary { params, text } => {
+            let system = policy.system_prompt.clone();
             let prompt = batch.tasks()[0].prompt().clone();
             let (reply, abort_handle) = abortable(async move {
                 let system = system.as_deref();
-                send_canary(&client, &url, &params, &prompt, system, text, timeout).await
+                let (reply, canary) =
+                    send_canary(&client, &url, &params, &prompt, system, text, timeout).await;
+                (check_reply(reply, check).await, canary)
             });
             let future = Box::pin(async move {
                 match reply.await {

@@ -47,6 +47,7 @@ impl ResultBuffer {
             endpoint: None,
             latency: 0.0,
             attempts: 0,
+            invalid: None,
         });
     }
 

@@ -236,5 +236,6 @@ fn bad_row_result(bad_row: BadRow) -> PromptResult {
         endpoint: None,
         latency: 0.0,
         attempts: 0,
+        invalid: None,
     }
 }

@@ -522,7 +522,7 @@ mod tests {
             row: None,
             row_hash: RowHash::new(hash, false),
         };
-        PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1 }
+        PromptResult { prompt, outcome, endpoint: None, latency: 0.0, attempts: 1, invalid: None }
     }
 
     /// The answers to `same d same b` of [`INPUT_AFTER`]; each answer's text is the index of its old row.

@@ -151,6 +151,7 @@ impl RootRun {
                 counts,
                 tally: &self.tally,
                 failures: measured.map(|stats| &stats.failures),
+                invalid: measured.map(|stats| &stats.invalid),
                 seconds: self.started_at.elapsed().as_secs_f64(),
                 ranks: self.manifest.ranks,
                 starts: self.manifest.starts,

@@ -3,10 +3,13 @@
 //! Owns that translation, for a run and for the benches, and the size of the fail-fast sample, of which each rank's engine
 //! gets its share. What the fields mean is in `engine/policy.rs`.
 
+use std::sync::Arc;
+
 use super::{chat_template::compile_renderer, run_plan::ModelSelection};
 use crate::{
     engine::{EnginePolicy, SizeMode, TokenCounting},
     settings::{AutoOrCount, Settings, UsageMode},
+    validation::AnswerCheck,
 };
 
 /// Number of first outcomes of all ranks that mean a wrong job (fail-fast) if all are the same failure.
@@ -23,6 +26,9 @@ pub(crate) fn engine_policy(
     working_ranks: usize,
     keep_bodies: bool,
 ) -> Result<EnginePolicy, String> {
+    let (schema, check) = (settings.schema.as_deref(), settings.check.as_deref());
+    let has_rules = schema.is_some() || check.is_some();
+    let answer_check = has_rules.then(|| AnswerCheck::compile(schema, check)).transpose();
     let renderer = selection.chat_template.as_ref().map(compile_renderer).transpose();
     Ok(EnginePolicy {
         model: selection.model.clone(),
@@ -52,6 +58,8 @@ pub(crate) fn engine_policy(
         },
         keep_bodies,
         fail_fast_threshold: FAIL_FAST_SAMPLE.div_ceil(working_ranks).max(MIN_FAIL_FAST_SAMPLE),
+        answer_check: answer_check.map_err(|error| error.to_string())?.map(Arc::new),
+        answer_schema: settings.schema.clone(),
     })
 }
 

@@ -9,7 +9,7 @@ use crate::report::format::{
     shorten_endpoint,
 };
 use crate::report::{
-    distribution::FailureSummary,
+    distribution::{FailureSummary, InvalidSummary},
     endpoint_load::EndpointLoad,
     summary::{RunSummary, SessionSummary, SettingValue},
 };
@@ -77,6 +77,7 @@ pub(super) fn failures_section(summary: &RunSummary) -> String {
             html.push_str(&failure_kind_table(&id_prefix, kind, failure))
         });
     }
+    html.push_str(&invalid_answers_table(&summary.invalid_answers));
     if summary.unreadable_lines > 0 {
         let _ = write!(
             html,
@@ -85,6 +86,25 @@ pub(super) fn failures_section(summary: &RunSummary) -> String {
         );
     }
     html + "</section>"
+}
+
+/// Draws the table of prompts with answers that were not valid; nothing if there are none.
+fn invalid_answers_table(invalid: &InvalidSummary) -> String {
+    if invalid.answers == 0 {
+        return String::new();
+    }
+    let mut html = format!(
+        r#"<h3>Invalid answers <span class="soft">{} to {}, {}</span></h3><span hidden id="invalid-answers" data-value="{}"></span>"#,
+        pluralize(invalid.answers, "answer"),
+        pluralize(invalid.prompts, "prompt"),
+        pluralize(invalid.completion_tokens, "token"),
+        invalid.answers
+    );
+    let rows = invalid.examples.iter().map(|it| {
+        vec![format_id(&it.id), format_count(it.index), escape_html(&it.message)]
+    });
+    html.push_str(&html_table(&[("i", "id"), ("n", "row"), ("w", "first reason")], rows));
+    html
 }
 
 fn failure_kind_table(id_prefix: &str, kind: &str, failure: &FailureSummary) -> String {

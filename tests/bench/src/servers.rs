@@ -45,7 +45,7 @@ impl Servers {
     /// How they answer.
     pub fn policy(&self) -> AnswerPolicy {
         let lengths = self.lengths.clone();
-        AnswerPolicy { max_model_len: CONTEXT, lengths, thinking: None }
+        AnswerPolicy { max_model_len: CONTEXT, lengths, ..AnswerPolicy::default() }
     }
 
     /// The flags that make the program so.

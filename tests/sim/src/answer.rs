@@ -44,6 +44,21 @@ fn normal(hash: u64) -> f64 {
     radius * (std::f64::consts::TAU * unit(mix(hash, 2))).cos()
 }
 
+/// What becomes of a demand that answers have a structure (`response_format`, `structured_outputs`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Structure {
+    /// The server sees to it, as vLLM does.
+    #[default]
+    Enforced,
+    /// The server does not know it; the model keeps to it in a conversation with an earlier answer of its own.
+    WhenTold,
+    /// The server does not know it, and the model does not care.
+    Ignored,
+    /// The server refuses the request.
+    Refused,
+}
+
 /// The model's character: what an answer depends on beside the prompt and the request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -54,11 +69,18 @@ pub struct AnswerPolicy {
     pub lengths: Lengths,
     /// How long the model thinks before it answers; none for a model that does not.
     pub thinking: Option<Lengths>,
+    /// What becomes of structured answers.
+    pub structure: Structure,
 }
 
 impl Default for AnswerPolicy {
     fn default() -> Self {
-        Self { max_model_len: 2048, lengths: Lengths::Fixed(64), thinking: None }
+        Self {
+            max_model_len: 2048,
+            lengths: Lengths::Fixed(64),
+            thinking: None,
+            structure: Structure::Enforced,
+        }
     }
 }
 
@@ -232,7 +254,7 @@ fn say(policy: &AnswerPolicy, prompt: &[Id], params: &Params, hash: u64, limit: 
     }
     let mut ids = think(policy, prompt, hash);
     let thinking = (!ids.is_empty()).then_some(ids.len());
-    if let Some(constraint) = &params.constraint {
+    if let Some(constraint) = params.constraint.as_ref().filter(|_| keeps_to_it(policy, prompt)) {
         ids.extend(tokens::encode(&constraint.satisfy(hash)));
         return Said { ids, ended: true, thinking };
     }
@@ -241,6 +263,18 @@ fn say(policy: &AnswerPolicy, prompt: &[Id], params: &Params, hash: u64, limit: 
     let words = wanted.saturating_sub(if params.ignore_eos { ids.len() } else { 0 });
     speak(hash, words, &mut ids);
     Said { ids, ended: !params.ignore_eos, thinking }
+}
+
+/// Whether the answer has the structure that is asked for.
+fn keeps_to_it(policy: &AnswerPolicy, prompt: &[Id]) -> bool {
+    match policy.structure {
+        Structure::Enforced => true,
+        // The last of them is the one that is to come.
+        Structure::WhenTold => {
+            tokens::decode(prompt, false).matches("<|im_start|>assistant").count() > 1
+        }
+        Structure::Ignored | Structure::Refused => false,
+    }
 }
 
 /// The thinking's ids, tags included; none when the prompt says that it has been done.

@@ -33,9 +33,10 @@ pub mod template;
 pub mod tokens;
 pub mod wire;
 
-pub use answer::{Answer, AnswerPolicy, Finish, Lengths, Params, answer, prompt_hash};
+pub use answer::{Answer, AnswerPolicy, Finish, Lengths, Params, Structure, answer, prompt_hash};
 pub use cost::CostModel;
 pub use endpoint::{Endpoint, Phase};
+pub use grammar::Constraint;
 pub use profile::{Death, Flavor, OnTerm, Profile};
 pub use script::{Fault, Rule, Script};
 pub use seen::Seen;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use vllm_sim::{
     AnswerPolicy, CostModel, Death, Flavor, Fleet, Lengths, OnTerm, Profile, Rule, Script,
+    Structure,
 };
 
 const EXAMPLES: &str = "Examples:
@@ -59,6 +60,9 @@ struct Flags {
     /// Think so many tokens before each answer.
     #[arg(long, num_args = 0..=1, default_missing_value = "24", value_name = "TOKENS")]
     reasoning: Option<usize>,
+    /// What becomes of response_format and structured_outputs.
+    #[arg(long, default_value = "enforced")]
+    structure: StructureFlag,
     /// Answers of so many tokens, the end included.
     #[arg(long, default_value_t = 64, value_name = "TOKENS")]
     output: usize,
@@ -152,6 +156,14 @@ enum Term {
     Exit,
 }
 
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum StructureFlag {
+    Enforced,
+    WhenTold,
+    Ignored,
+    Refused,
+}
+
 fn pair(text: &str) -> Result<(f64, f64), String> {
     let (median, sigma) = text.split_once(':').ok_or("wanted is MEDIAN:SIGMA")?;
     let read = |t: &str| t.parse::<f64>().map_err(|_| format!("`{t}` is no number"));
@@ -197,6 +209,12 @@ impl Flags {
                 max_model_len: self.max_model_len.max(2),
                 lengths: self.lengths(),
                 thinking: self.reasoning.map(Lengths::Fixed),
+                structure: match self.structure {
+                    StructureFlag::Enforced => Structure::Enforced,
+                    StructureFlag::WhenTold => Structure::WhenTold,
+                    StructureFlag::Ignored => Structure::Ignored,
+                    StructureFlag::Refused => Structure::Refused,
+                },
             },
             cost: CostModel {
                 step_base_us: self.step_base_us,

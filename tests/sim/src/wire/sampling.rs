@@ -6,7 +6,7 @@
 use super::fields::Shape;
 use super::refusal::Refusal;
 use super::request::{Logprobs, Request, Stop};
-use crate::answer::Params;
+use crate::answer::{Params, Structure};
 use crate::grammar::Constraint;
 use crate::profile::{Flavor, Profile};
 use crate::tokens::{Id, VOCABULARY};
@@ -68,7 +68,7 @@ pub fn sampling(shape: Shape, profile: &Profile, request: &Request<'_>) -> Resul
         include_stop: request.include_stop_str_in_output == Some(true),
         forced: forced(request)?,
         show_special: request.skip_special_tokens == Some(false),
-        constraint: constraint(request)?,
+        constraint: constraint(profile, request)?,
         repetition: repetition.map(|r| (r.min_pattern_size, r.max_pattern_size, r.min_count)),
     })
 }
@@ -105,7 +105,17 @@ fn forced(request: &Request<'_>) -> Result<Option<Id>, Refusal> {
     Ok(biases.into_iter().find(|(_, bias)| *bias >= 100.0).map(|(id, _)| id))
 }
 
-fn constraint(request: &Request<'_>) -> Result<Option<Constraint>, Refusal> {
+fn constraint(profile: &Profile, request: &Request<'_>) -> Result<Option<Constraint>, Refusal> {
+    if profile.policy.structure == Structure::Refused {
+        let given = [
+            ("response_format", request.response_format.is_some()),
+            ("structured_outputs", request.structured_outputs.is_some()),
+        ];
+        if let Some((name, _)) = given.iter().find(|(_, given)| *given) {
+            let message = format!("Unrecognized request argument supplied: {name}");
+            return Err(Refusal::bad_param(&message, name, None));
+        }
+    }
     let read = |made: Result<Constraint, String>| made.map(Some).map_err(|e| Refusal::bad(&e));
     if let Some(outputs) = request.structured_outputs.as_ref().and_then(Value::as_object) {
         let kinds = ["json", "regex", "choice", "grammar", "json_object", "structural_tag"];

@@ -1,0 +1,165 @@
+//! Answers that are not valid: the check of replies, and the consequences for a prompt.
+//!
+//! Owns both. The check runs on a thread beside the event loop, since a long answer and a large schema may take a while;
+//! the rules themselves are in `validation`. An invalid answer is asked for again up to `--retries` times: one that was
+//! cut with twice the room, one of a conversation with the reason, any other as it was, if it can come out otherwise.
+//! Nothing happens here: the [`NextTry`] is applied in `completion`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    domain::{FailureKind, PromptAnswer, PromptFailure, Route},
+    endpoint::{BatchParams, RequestFault, ServerReply},
+    engine::{
+        EnginePolicy,
+        queue::{Batch, FollowUp, PromptTask},
+    },
+    validation::AnswerCheck,
+};
+
+/// The answers of a reply that are not valid, by position in the batch: of each sequence the reason, if there is one.
+pub(crate) type InvalidReasons = HashMap<usize, Vec<Option<String>>>;
+
+/// The next step for a prompt whose answer is not valid.
+#[derive(Debug)]
+pub(crate) enum NextTry {
+    /// Ask again, before other prompts of its kind.
+    AskAgain(Batch),
+    Fail(PromptTask, PromptFailure),
+}
+
+/// The longest answer that is repeated to the model, in characters: its context has to hold the next one too.
+const MAX_REPEATED_CHARS: usize = 4_000;
+/// The largest schema that is repeated to the model, in bytes.
+const MAX_REPEATED_SCHEMA: usize = 4_000;
+
+/// Checks the answers of a reply, without blocking the event loop.
+#[expect(clippy::disallowed_methods, reason = "engine owns tasks; the request's future awaits this one")]
+pub(crate) async fn check_reply(
+    reply: Result<ServerReply, RequestFault>,
+    check: Option<Arc<AnswerCheck>>,
+) -> Result<(ServerReply, InvalidReasons), RequestFault> {
+    let reply = reply?;
+    let Some(check) = check else { return Ok((reply, InvalidReasons::new())) };
+    let checked = tokio::task::spawn_blocking(move || {
+        let reasons = find_invalid(&reply.answers, &check);
+        (reply, reasons)
+    });
+    checked.await.map_err(|error| RequestFault::Transient {
+        message: format!("the answer could not be checked: {error}"),
+        status: None,
+    })
+}
+
+fn find_invalid(answers: &[Option<PromptAnswer>], check: &AnswerCheck) -> InvalidReasons {
+    let reasons = |answer: &PromptAnswer| -> Vec<Option<String>> {
+        let reason = |text: &str| check.validate(text).err();
+        answer.choices.iter().map(|choice| reason(&choice.text)).collect()
+    };
+    let answers = answers.iter().enumerate();
+    let checked = answers.filter_map(|(position, answer)| Some((position, reasons(answer.as_ref()?))));
+    checked.filter(|(_, reasons)| reasons.iter().any(Option::is_some)).collect()
+}
+
+/// Decides about a prompt whose answer is not valid; `params` are those of its request.
+pub(crate) fn resolve_invalid(
+    policy: &EnginePolicy,
+    params: &Arc<BatchParams>,
+    mut task: PromptTask,
+    answer: PromptAnswer,
+    reasons: &[Option<String>],
+) -> NextTry {
+    let invalid = || answer.choices.iter().zip(reasons).filter_map(|(choice, it)| Some((choice, it.as_ref()?)));
+    let is_cut = invalid().any(|(choice, _)| choice.finish_reason.as_deref() == Some("length"));
+    let (text, reason) = invalid()
+        .next()
+        .map(|(choice, reason)| (choice.text.clone(), reason.clone()))
+        .unwrap_or_default();
+    let reason = if is_cut { format!("it was cut by max_tokens, and {reason}") } else { reason };
+    let tries = task.invalid_tries_mut();
+    tries.record_answer(answer, reasons, &reason);
+    tries.set_follow_up(None);
+    let (count, valid) = (tries.count(), tries.valid_count());
+    if count >= policy.max_tries {
+        let plural = if count == 1 { "" } else { "s" };
+        return fail(task, format!("no valid answer in {count} attempt{plural}; the last one: {reason}"));
+    }
+    let mut next = (**params).clone();
+    let sequences = policy.batch_params(&task.prompt().params, params.route, None).n;
+    if sequences > 1 {
+        next.n = sequences.saturating_sub(valid).max(1);
+        next.params.set("n", next.n.to_string());
+    }
+    if is_cut {
+        if !add_room(&mut next, policy, &task) {
+            return fail(task, format!("no valid answer, and no room for a longer one: {reason}"));
+        }
+    // (several sequences are to be independent of each other: they are drawn again)
+    } else if sequences == 1
+        && let Some(follow_up) = follow_up(policy, params, &text, &reason)
+    {
+        let added = [follow_up.answer.as_str(), &follow_up.message].concat();
+        let limit = max_tokens_param(params).map(|(_, limit)| limit);
+        let fitted = policy.max_tokens_beside(limit, &task.prompt().input, &added);
+        if let Some((name, fitted)) = max_tokens_param(params).map(|(name, _)| name).zip(fitted) {
+            next.params.set(name, fitted.to_string());
+        }
+        next.allow_lists = false;
+        task.invalid_tries_mut().set_follow_up(Some(follow_up));
+    } else if is_greedy(params) {
+        return fail(task, format!("no valid answer, and temperature 0 gives the same again: {reason}"));
+    } else if let Some(seed) = params.params.get("seed").and_then(|seed| seed.parse::<i64>().ok()) {
+        next.params.set("seed", seed.wrapping_add(1).to_string());
+    }
+    NextTry::AskAgain(Batch::new(next.into(), vec![task]))
+}
+
+fn fail(task: PromptTask, message: String) -> NextTry {
+    NextTry::Fail(task, PromptFailure { kind: FailureKind::Invalid, message, status: Some(200) })
+}
+
+/// Returns the parameter that limits the answer, and its value.
+fn max_tokens_param(params: &BatchParams) -> Option<(&'static str, u64)> {
+    let names: &[&'static str] = match params.route {
+        Route::Chat => &["max_completion_tokens", "max_tokens"],
+        Route::Completions => &["max_tokens"],
+    };
+    names.iter().find_map(|&name| Some((name, params.params.get_u64(name)?)))
+}
+
+/// Doubles the limit of the answer. Returns false if there is no more room.
+fn add_room(params: &mut BatchParams, policy: &EnginePolicy, task: &PromptTask) -> bool {
+    let Some((name, limit)) = max_tokens_param(params) else { return false };
+    let doubled = policy.doubled_max_tokens(limit, &task.prompt().input);
+    if let Some(doubled) = doubled {
+        params.params.set(name, doubled.to_string());
+    }
+    doubled.is_some()
+}
+
+fn is_greedy(params: &BatchParams) -> bool {
+    let temperature = params.params.get("temperature").and_then(|it| it.parse::<f64>().ok());
+    temperature == Some(0.0)
+}
+
+/// Returns the messages that continue the conversation; none where there is no conversation, or the model goes on with a
+/// message that was begun.
+fn follow_up(policy: &EnginePolicy, params: &BatchParams, answer: &str, reason: &str) -> Option<FollowUp> {
+    let continues_message = params.params.get("continue_final_message") == Some("true");
+    if params.route != Route::Chat || continues_message {
+        return None;
+    }
+    let wanted = match policy.answer_schema.as_deref() {
+        Some(schema) if schema.len() <= MAX_REPEATED_SCHEMA => {
+            format!("one JSON value that is valid by this JSON schema, and nothing else: {schema}")
+        }
+        Some(_) => "one JSON value that is valid by the JSON schema, and nothing else.".to_owned(),
+        None => "a valid answer, and nothing else.".to_owned(),
+    };
+    let answer = match answer.char_indices().nth(MAX_REPEATED_CHARS) {
+        Some((end, _)) => format!("{}…", &answer[..end]),
+        None => answer.to_owned(),
+    };
+    let message = format!("Your answer is not valid: {reason}.\nAnswer again with {wanted}");
+    Some(FollowUp { answer, message })
+}

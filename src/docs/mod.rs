@@ -29,6 +29,7 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("templates", include_str!("templates.md")),
     ("troubleshooting", include_str!("troubleshooting.md")),
     ("tuning", include_str!("tuning.md")),
+    ("validation", include_str!("validation.md")),
 ];
 
 /// Defines an empty module with a page as its documentation.
@@ -88,6 +89,8 @@ page!(templates, "templates.md");
 page!(troubleshooting, "troubleshooting.md");
 #[cfg(doc)]
 page!(tuning, "tuning.md");
+#[cfg(doc)]
+page!(validation, "validation.md");
 
 #[cfg(test)]
 mod tests {

@@ -35,4 +35,5 @@ mod snapshots;
 mod structure;
 mod swarm;
 mod time;
+mod validation;
 mod whole;

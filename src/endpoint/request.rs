@@ -95,7 +95,7 @@ impl InferenceRequest {
     pub(crate) fn from_conversation(params: &BatchParams, conversation: &str) -> Self {
         let body = chat_body(params, conversation);
         let prompt_lengths = vec![conversation.len() as u64];
-        Self { route: Route::Chat, body, prompt_lengths, n: params.n }
+        Self { route: Route::Chat, body, prompt_lengths }
     }
 
     /// Encodes texts for the completions route; conversations that were rendered here are sent this way too.

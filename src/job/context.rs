@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{ErrorClass, ExitCodeFn, JobError};
 use crate::{
     comm::{Comm, CommError, ReduceOp, TypedComm},
-    domain::Url,
+    domain::{Url, raw_json::compact_json},
     serve::IdleSupervisor,
     settings::{
         ApiKey, Environment, ResolvedSettings, SettingOrigin, Settings, SettingsLayer,
@@ -22,7 +22,7 @@ use crate::{
         EndpointSpec, HostfileEntry, NodeInfo, RankPlacement, assign_endpoints, parse_hostfile,
         rank_placements,
     },
-    validation::{AnswerCheck, CheckError, compact_json},
+    validation::{AnswerCheck, CheckError},
 };
 
 /// The command line and environment of this process, from which the settings are resolved.
@@ -186,7 +186,7 @@ fn resolve_answer_check(resolved: &mut ResolvedSettings) -> Result<(), JobError>
         let unreadable =
             |error| JobError::Unreadable { what: "--schema file", path: path.clone(), error };
         let text = std::fs::read_to_string(&path).map_err(unreadable)?;
-        resolved.settings.schema = Some(compact_json(&text));
+        resolved.settings.schema = Some(compact_json(&text).into_owned());
         origin = path;
     }
     let Settings { schema, check, .. } = &resolved.settings;

@@ -53,12 +53,18 @@ pub(super) fn to_batch_line(line: &[u8], run: &RunIdentity) -> Result<String, St
     let mut written = ObjectWriter::default();
     written.add("id", &encode_string(&format!("batch_req_{unique}")));
     written.add("custom_id", answer.field("id"));
-    if answer.field("success") == "true" {
+    let is_answered = answer.field("success") == "true";
+    // An answer that was not valid is the server's all the same, beside the error.
+    if is_answered || answer.line.get("raw_response").is_some() {
         let mut response = ObjectWriter::default();
         response.add("status_code", "200");
         response.add("request_id", &encode_string(&format!("req_{unique}")));
         response.add("body", &answer.body());
         written.add("response", &response.finish());
+    } else {
+        written.add("response", "null");
+    }
+    if is_answered {
         written.add("error", "null");
     } else {
         let failure = JsonMembers::parse(answer.field("error")).ok();
@@ -66,7 +72,6 @@ pub(super) fn to_batch_line(line: &[u8], run: &RunIdentity) -> Result<String, St
         let mut error = ObjectWriter::default();
         error.add("code", failure_field("kind"));
         error.add("message", failure_field("message"));
-        written.add("response", "null");
         written.add("error", &error.finish());
     }
     Ok(written.finish() + "\n")
@@ -163,6 +168,9 @@ fn original_name(name: &str) -> &str {
 
 fn rebuilt_choice(index: usize, sequence: &JsonMembers<'_>, is_chat: bool) -> String {
     let field = |name| sequence.get(name).unwrap_or("null");
+    // Of a prompt without a valid answer the line has the raw text.
+    let text = Some(field("response")).filter(|text| *text != "null");
+    let text = text.unwrap_or(field("raw_response"));
     let is_message_field = |name| is_chat && MESSAGE_FIELDS.contains(&name);
     let others = || {
         let is_other = |name| !LINE_NAMES.contains(&name) && !is_reply_field(name, is_chat);
@@ -175,7 +183,7 @@ fn rebuilt_choice(index: usize, sequence: &JsonMembers<'_>, is_chat: bool) -> St
         if sequence.get("role").is_none() {
             message.add("role", "\"assistant\"");
         }
-        message.add("content", sequence.get("content").unwrap_or(field("response")));
+        message.add("content", sequence.get("content").unwrap_or(text));
         if sequence.get("refusal").is_none() {
             message.add("refusal", "null");
         }
@@ -187,7 +195,7 @@ fn rebuilt_choice(index: usize, sequence: &JsonMembers<'_>, is_chat: bool) -> St
         }
         choice.add("message", &message.finish());
     } else {
-        choice.add("text", field("response"));
+        choice.add("text", text);
     }
     choice.add("logprobs", field("logprobs"));
     choice.add("finish_reason", field("finish_reason"));
@@ -298,6 +306,16 @@ mod tests {
             json!({"id": "batch_req_r1_4", "custom_id": 7, "response": null,
                 "error": {"code": "too_long", "message": "no"}})
         );
+    }
+
+    #[test]
+    fn an_invalid_answer_is_written_beside_its_error() {
+        let line = json!({"id": 7, "index": 4, "response": null, "raw_response": "no", "success": false,
+            "finish_reason": "stop", "error": {"kind": "invalid", "message": "it is not JSON", "status": 200}});
+        let written = batch_line(&line);
+        assert_eq!(written["response"]["status_code"], 200);
+        assert_eq!(written["response"]["body"]["choices"][0]["text"], "no");
+        assert_eq!(written["error"], json!({"code": "invalid", "message": "it is not JSON"}));
     }
 
     #[test]

@@ -27,6 +27,15 @@ pub(crate) enum CheckError {
     Pattern(String),
 }
 
+/// The reason for which an answer is not valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct InvalidText {
+    /// A clause of at most [`MAX_REASON_CHARS`] characters.
+    pub(crate) reason: String,
+    /// Whether an answer that begins like this one and goes on might be valid.
+    pub(crate) is_incomplete: bool,
+}
+
 /// Errors of one answer that are told: more would not help the model.
 const MAX_REPORTED_ERRORS: usize = 3;
 /// The longest reason, in characters.
@@ -54,37 +63,26 @@ impl AnswerCheck {
     /// Checks the text of an answer; white space around it does not matter.
     ///
     /// # Errors
-    /// The reason for which the answer is not valid, as a clause of at most [`MAX_REASON_CHARS`] characters.
-    pub(crate) fn validate(&self, text: &str) -> Result<(), String> {
+    /// The reason for which the answer is not valid.
+    pub(crate) fn validate(&self, text: &str) -> Result<(), InvalidText> {
         let text = text.trim();
         if let Some(schema) = &self.schema {
-            check_schema(schema, text).map_err(|reason| shorten(&reason, MAX_REASON_CHARS))?;
+            check_schema(schema, text)?;
         }
         match &self.pattern {
-            Some(pattern) if !pattern.is_match(text) => {
-                let reason = format!("it does not match the regular expression {pattern}");
-                Err(shorten(&reason, MAX_REASON_CHARS))
-            }
+            Some(pattern) if !pattern.is_match(text) => Err(InvalidText::new(
+                &format!("it does not match the regular expression {pattern}"),
+                true,
+            )),
             _ => Ok(()),
         }
     }
 }
 
-/// Returns JSON without the white space between its tokens; the order of members stays, since a server that follows a
-/// schema generates them in that order.
-#[must_use]
-pub(crate) fn compact_json(json: &str) -> String {
-    let (mut in_string, mut is_escaped) = (false, false);
-    let is_kept = |letter: &char| {
-        if in_string {
-            in_string = is_escaped || *letter != '"';
-            is_escaped = !is_escaped && *letter == '\\';
-            return true;
-        }
-        in_string = *letter == '"';
-        !letter.is_ascii_whitespace()
-    };
-    json.chars().filter(is_kept).collect()
+impl InvalidText {
+    fn new(reason: &str, is_incomplete: bool) -> Self {
+        Self { reason: shorten(reason, MAX_REASON_CHARS), is_incomplete }
+    }
 }
 
 fn compile_schema(text: &str) -> Result<Validator, String> {
@@ -106,19 +104,20 @@ fn compile_pattern(text: &str) -> Result<Regex, String> {
     })
 }
 
-fn check_schema(schema: &Validator, text: &str) -> Result<(), String> {
+fn check_schema(schema: &Validator, text: &str) -> Result<(), InvalidText> {
     if text.is_empty() {
-        return Err("it is empty".into());
+        return Err(InvalidText::new("it is empty", true));
     }
     let value: Value = serde_json::from_str(text).map_err(|error| match text.starts_with("```") {
-        true => "the JSON is inside a code fence (```)".to_owned(),
-        false => format!("it is not JSON ({error})"),
+        true => InvalidText::new("the JSON is inside a code fence (```)", false),
+        false => InvalidText::new(&format!("it is not JSON ({error})"), error.is_eof()),
     })?;
     if schema.is_valid(&value) {
         return Ok(());
     }
     let errors = schema.iter_errors(&value).take(MAX_REPORTED_ERRORS);
-    Err(errors.map(|error| describe_error(&error)).collect::<Vec<_>>().join("; "))
+    let reasons: Vec<String> = errors.map(|error| describe_error(&error)).collect();
+    Err(InvalidText::new(&reasons.join("; "), false))
 }
 
 /// Returns the place and the fault, as in `at /items/3/score: 12 is greater than the maximum of 10`.
@@ -155,7 +154,7 @@ mod tests {
     }
 
     fn reason(check: &AnswerCheck, text: &str) -> String {
-        check.validate(text).expect_err("not valid")
+        check.validate(text).expect_err("not valid").reason
     }
 
     #[test]
@@ -177,6 +176,19 @@ mod tests {
             (r#"[1, 2]"#, r#"it is not of type "object""#),
         ] {
             assert!(reason(&check, text).contains(words), "{text}: {}", reason(&check, text));
+        }
+    }
+
+    #[test]
+    fn a_text_that_might_go_on_is_told_from_one_that_is_wrong() {
+        let check = schema_check(SCHEMA);
+        let is_incomplete =
+            |text| check.validate(text).expect_err("not valid").is_incomplete;
+        for text in ["", "{", r#"{"name": "x", "sco"#, r#"{"name": "x", "score": 3"#] {
+            assert!(is_incomplete(text), "{text}");
+        }
+        for text in ["Sure", "```json\n{", r#"{"name": 5}"#, r#"{"name": "x"} and"#] {
+            assert!(!is_incomplete(text), "{text}");
         }
     }
 
@@ -249,11 +261,5 @@ mod tests {
         );
         assert!(check.validate(r#"{"next": {"next": {}}}"#).is_ok());
         assert!(reason(&check, r#"{"next": {"next": 1}}"#).contains("at /next/next: "));
-    }
-
-    #[test]
-    fn compact_json_keeps_strings_and_the_order_of_members() {
-        let pretty = "{\n  \"b x\": [1, 2],\n\t\"a\\\" y\": \"q \\\\\" , \"c\" : null\r\n}";
-        assert_eq!(compact_json(pretty), r#"{"b x":[1,2],"a\" y":"q \\","c":null}"#);
     }
 }

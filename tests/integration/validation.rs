@@ -81,7 +81,7 @@ fn an_invalid_answer_is_asked_again_with_the_reason_in_the_conversation() {
     let file = schema_file(&work, &schema());
     let prompts = made_up(40);
     let input = work.prompts(&prompts);
-    let job = work.run(&input).args(["--schema", &file, "--max-tokens", "60", "--system", "brief"]);
+    let job = work.run(&input).args(["--schema", &file, "--max-tokens", "100", "--system", "brief"]);
     let ended = job.ranks(2).run().with_code(0);
     assert!(ended.out.contains("invalid: 40 answers with "), "{}", ended.out);
     assert!(ended.out.contains("first reason (id 0): it is not JSON"), "{}", ended.out);
@@ -94,7 +94,7 @@ fn an_invalid_answer_is_asked_again_with_the_reason_in_the_conversation() {
         spent += invalid["completion_tokens"].as_u64().expect("a count");
         let turns =
             [Turn { role: "system", content: "brief" }, Turn { role: "user", content: prompt }];
-        let first = crate::support::work::by_turns(&turns, 60);
+        let first = crate::support::work::by_turns(&turns, 100);
         let reason = invalid["reason"].as_str().expect("a text");
         let complaint = format!(
             "Your answer is not valid: {reason}.\nAnswer again with one JSON value that is valid by this JSON schema, and \
@@ -108,7 +108,7 @@ fn an_invalid_answer_is_asked_again_with_the_reason_in_the_conversation() {
             Turn { role: "assistant", content: &first },
             Turn { role: "user", content: &complaint },
         ];
-        assert_eq!(answer["response"], structured(&turns, &schema(), 60), "{prompt}");
+        assert_eq!(answer["response"], structured(&turns, &schema(), 100), "{prompt}");
     }
     let told = &summary(&work)["invalid_answers"];
     assert_eq!((&told["answers"], &told["prompts"]), (&json!(40), &json!(40)));
@@ -202,7 +202,7 @@ fn a_cut_answer_fails_where_the_context_has_no_more_room() {
 #[test]
 fn answers_match_the_expression_on_both_routes() {
     let prompts = made_up(60);
-    let check = ["--check", "^[a-m]", "--max-tokens", "24"];
+    let check = ["--check", "^[a-m]", "--max-tokens", "100"];
     let matches = |text: &str| text.trim().starts_with(|it| ('a'..='m').contains(&it));
     // A conversation goes on with the reason, so another answer may come at any temperature.
     let work = Work::instant(1);
@@ -210,7 +210,7 @@ fn answers_match_the_expression_on_both_routes() {
     let code = work.run(&input).args(check).args(["--retries", "8"]).run().in_time().code;
     let answers = work.answers("answers.jsonl");
     for (answer, prompt) in answers.iter().zip(&prompts) {
-        let first = by_chat(prompt, 24);
+        let first = by_chat(prompt, 100);
         let text = answer["response"].as_str().or(answer["raw_response"].as_str()).expect("a text");
         assert_eq!(answer["success"], matches(text), "{answer}");
         assert_eq!(answer["served"]["attempts"] == 1, matches(&first), "{answer}");
@@ -223,7 +223,7 @@ fn answers_match_the_expression_on_both_routes() {
     let input = work.prompts(&prompts);
     work.run(&input).args(check).args(["--api", "completions"]).run().with_code(3);
     for (answer, prompt) in work.answers("answers.jsonl").iter().zip(&prompts) {
-        let first = by_completions(prompt, 24);
+        let first = by_completions(prompt, 100);
         assert_eq!(answer["success"], matches(&first), "{answer}");
         assert_eq!(answer["served"]["attempts"], 1);
         if !matches(&first) {
@@ -247,7 +247,7 @@ fn of_several_sequences_the_valid_ones_are_kept_and_the_others_drawn_again() {
     let work = Work::instant(1);
     let prompts = made_up(30);
     let input = work.prompts(&prompts);
-    let job = work.run(&input).args(["--check", "^[a-m]", "--n", "4", "--max-tokens", "24"]);
+    let job = work.run(&input).args(["--check", "^[a-m]", "--n", "4", "--max-tokens", "100"]);
     job.args(["--temperature", "1", "--seed", "3", "--retries", "20"]).run().with_code(0);
     for (answer, prompt) in work.answers("answers.jsonl").iter().zip(&prompts) {
         let texts = answer["responses"].as_array().expect("texts");
@@ -257,7 +257,7 @@ fn of_several_sequences_the_valid_ones_are_kept_and_the_others_drawn_again() {
         let turns = [Turn { role: "user", content: prompt }];
         let ids = tokens::encode(&render(&turns, Rendering::default()));
         let first = |sample| {
-            let params = Params { max_tokens: Some(24), temperature: 1.0, seed: 3, sample, ..Params::default() };
+            let params = Params { max_tokens: Some(100), temperature: 1.0, seed: 3, sample, ..Params::default() };
             self::answer(&AnswerPolicy::default(), &ids, &params).text
         };
         let kept: Vec<String> = (0..4).map(first).filter(|it| valid(it)).collect();

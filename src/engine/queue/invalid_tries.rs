@@ -25,28 +25,30 @@ pub(crate) struct FollowUp {
 }
 
 impl InvalidTries {
-    /// Records an answer; `reasons` says of each sequence why it is not valid.
+    /// Records an answer; `is_valid` says of each sequence whether it is valid.
     pub(crate) fn record_answer(
         &mut self,
         answer: PromptAnswer,
-        reasons: &[Option<String>],
+        is_valid: &[bool],
         first_reason: &str,
     ) {
-        let invalid_count = reasons.iter().flatten().count() as u64;
+        let invalid_count = is_valid.iter().filter(|&&is_valid| !is_valid).count() as u64;
         let tokens = answer.usage.map_or(0, |usage| usage.completion_tokens);
-        let invalid_tokens = tokens * invalid_count / (reasons.len() as u64).max(1);
+        let invalid_tokens = tokens * invalid_count / (is_valid.len() as u64).max(1);
         if self.answers.count == 0 {
             self.answers.first_reason = first_reason.to_owned();
         }
         self.answers.count += 1;
         self.answers.completion_tokens += invalid_tokens;
         let before = self.valid_choices.clone();
-        let choices = answer.choices.iter().zip(reasons);
-        let valid = choices.filter(|(_, reason)| reason.is_none()).map(|(choice, _)| choice.clone());
+        let before_is_empty = before.is_empty();
+        let choices = answer.choices.iter().zip(is_valid);
+        let valid = choices.filter(|(_, is_valid)| **is_valid).map(|(choice, _)| choice.clone());
         self.valid_choices.extend(valid);
         self.valid_tokens += tokens - invalid_tokens;
         let choices = before.into_iter().chain(answer.choices).collect();
-        self.answers.last = Some(PromptAnswer { choices, ..answer });
+        let body = answer.body.filter(|_| before_is_empty);
+        self.answers.last = Some(PromptAnswer { choices, body, ..answer });
     }
 
     /// Returns the number of answers so far.
@@ -72,6 +74,7 @@ impl InvalidTries {
         if !self.valid_choices.is_empty() {
             self.valid_choices.append(&mut answer.choices);
             answer.choices = self.valid_choices;
+            answer.body = None; // no reply of the server has all of them
         }
         if let Some(usage) = &mut answer.usage {
             usage.completion_tokens += self.valid_tokens;
@@ -93,7 +96,8 @@ mod tests {
 
     fn answer_of(texts: &[&str], tokens: u64) -> PromptAnswer {
         let choice = |text: &&str| AnswerChoice { text: (*text).into(), ..AnswerChoice::default() };
-        let usage = TokenUsage { prompt_tokens: 1, completion_tokens: tokens, estimated: false };
+        let usage =
+            TokenUsage { prompt_tokens: 1, completion_tokens: tokens, ..TokenUsage::default() };
         PromptAnswer {
             choices: texts.iter().map(choice).collect(),
             usage: Some(usage),
@@ -108,10 +112,10 @@ mod tests {
     #[test]
     fn valid_sequences_are_kept_and_their_tokens_are_not_lost() {
         let mut tries = InvalidTries::default();
-        let reasons = [None, Some("bad".into()), None, Some("worse".into())];
-        tries.record_answer(answer_of(&["a", "x", "b", "y"], 40), &reasons, "bad");
+        let is_valid = [true, false, true, false];
+        tries.record_answer(answer_of(&["a", "x", "b", "y"], 40), &is_valid, "bad");
         assert_eq!((tries.count(), tries.valid_count()), (1, 2));
-        tries.record_answer(answer_of(&["c", "z"], 20), &[None, Some("no".into())], "no");
+        tries.record_answer(answer_of(&["c", "z"], 20), &[true, false], "no");
         assert_eq!((tries.count(), tries.valid_count()), (2, 3));
         let last = tries.clone().into_failed().last.expect("the last answer");
         assert_eq!(texts(&last), ["a", "b", "c", "z"], "valid ones before, then the last reply's");

@@ -26,6 +26,7 @@ use crate::{
         endpoint_state::{AnsweredRequest, EndpointPool, FailedRequest},
         queue::{Batch, PromptTask, TaskQueue},
     },
+    validation::InvalidText,
 };
 
 /// The scheduler's parts that the end of a request concerns.
@@ -180,7 +181,7 @@ impl<'a> CompletionHandler<'a> {
         &mut self,
         task: PromptTask,
         answer: PromptAnswer,
-        reasons: &[Option<String>],
+        reasons: &[Option<InvalidText>],
         params: &Arc<BatchParams>,
         ended: EndedRequest,
     ) {

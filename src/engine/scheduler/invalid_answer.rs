@@ -8,17 +8,17 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    domain::{FailureKind, PromptAnswer, PromptFailure, Route},
+    domain::{AnswerChoice, FailureKind, PromptAnswer, PromptFailure, Route},
     endpoint::{BatchParams, RequestFault, ServerReply},
     engine::{
         EnginePolicy,
         queue::{Batch, FollowUp, PromptTask},
     },
-    validation::AnswerCheck,
+    validation::{AnswerCheck, InvalidText},
 };
 
 /// The answers of a reply that are not valid, by position in the batch: of each sequence the reason, if there is one.
-pub(crate) type InvalidReasons = HashMap<usize, Vec<Option<String>>>;
+pub(crate) type InvalidReasons = HashMap<usize, Vec<Option<InvalidText>>>;
 
 /// The next step for a prompt whose answer is not valid.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(crate) async fn check_reply(
     let reply = reply?;
     let Some(check) = check else { return Ok((reply, InvalidReasons::new())) };
     let checked = tokio::task::spawn_blocking(move || {
-        let reasons = find_invalid(&reply.answers, &check);
+        let reasons = find_invalid(&reply.answers.answers, &check);
         (reply, reasons)
     });
     checked.await.map_err(|error| RequestFault::Transient {
@@ -52,9 +52,15 @@ pub(crate) async fn check_reply(
 }
 
 fn find_invalid(answers: &[Option<PromptAnswer>], check: &AnswerCheck) -> InvalidReasons {
-    let reasons = |answer: &PromptAnswer| -> Vec<Option<String>> {
-        let reason = |text: &str| check.validate(text).err();
-        answer.choices.iter().map(|choice| reason(&choice.text)).collect()
+    // A call of a tool is no text to be checked.
+    let calls_tool =
+        |choice: &AnswerChoice| choice.fields.iter().any(|(name, _)| name == "tool_calls");
+    let reason = |choice: &AnswerChoice| match calls_tool(choice) {
+        true => None,
+        false => check.validate(&choice.text).err(),
+    };
+    let reasons = |answer: &PromptAnswer| -> Vec<Option<InvalidText>> {
+        answer.choices.iter().map(reason).collect()
     };
     let answers = answers.iter().enumerate();
     let checked = answers.filter_map(|(position, answer)| Some((position, reasons(answer.as_ref()?))));
@@ -67,17 +73,23 @@ pub(crate) fn resolve_invalid(
     params: &Arc<BatchParams>,
     mut task: PromptTask,
     answer: PromptAnswer,
-    reasons: &[Option<String>],
+    reasons: &[Option<InvalidText>],
 ) -> NextTry {
-    let invalid = || answer.choices.iter().zip(reasons).filter_map(|(choice, it)| Some((choice, it.as_ref()?)));
-    let is_cut = invalid().any(|(choice, _)| choice.finish_reason.as_deref() == Some("length"));
+    let invalid = || {
+        let choices = answer.choices.iter().zip(reasons);
+        choices.filter_map(|(choice, reason)| Some((choice, reason.as_ref()?)))
+    };
+    let is_cut = |choice: &AnswerChoice| choice.finish_reason.as_deref() == Some("length");
+    let was_cut = invalid().any(|(choice, _)| is_cut(choice));
+    let needs_room = invalid().any(|(choice, reason)| is_cut(choice) && reason.is_incomplete);
     let (text, reason) = invalid()
         .next()
-        .map(|(choice, reason)| (choice.text.clone(), reason.clone()))
+        .map(|(choice, invalid)| (choice.text.clone(), invalid.reason.clone()))
         .unwrap_or_default();
-    let reason = if is_cut { format!("it was cut by max_tokens, and {reason}") } else { reason };
+    let reason = if was_cut { format!("it was cut by max_tokens, and {reason}") } else { reason };
+    let is_valid: Vec<bool> = reasons.iter().map(Option::is_none).collect();
     let tries = task.invalid_tries_mut();
-    tries.record_answer(answer, reasons, &reason);
+    tries.record_answer(answer, &is_valid, &reason);
     tries.set_follow_up(None);
     let (count, valid) = (tries.count(), tries.valid_count());
     if count >= policy.max_tries {
@@ -90,8 +102,9 @@ pub(crate) fn resolve_invalid(
         next.n = sequences.saturating_sub(valid).max(1);
         next.params.set("n", next.n.to_string());
     }
-    if is_cut {
-        if !add_room(&mut next, policy, &task) {
+    let has_room = was_cut && add_room(&mut next, policy, &task);
+    if needs_room {
+        if !has_room {
             return fail(task, format!("no valid answer, and no room for a longer one: {reason}"));
         }
     // (several sequences are to be independent of each other: they are drawn again)
@@ -99,9 +112,10 @@ pub(crate) fn resolve_invalid(
         && let Some(follow_up) = follow_up(policy, params, &text, &reason)
     {
         let added = [follow_up.answer.as_str(), &follow_up.message].concat();
-        let limit = max_tokens_param(params).map(|(_, limit)| limit);
-        let fitted = policy.max_tokens_beside(limit, &task.prompt().input, &added);
-        if let Some((name, fitted)) = max_tokens_param(params).map(|(name, _)| name).zip(fitted) {
+        if let Some((name, limit)) = max_tokens_param(&next)
+            && let Some(fitted) =
+                policy.max_tokens_beside(Some(limit), &task.prompt().input, &added)
+        {
             next.params.set(name, fitted.to_string());
         }
         next.allow_lists = false;

@@ -384,6 +384,11 @@ pub(super) mod tests {
         let mut names = names_of(&full);
         full.prompt.input = PromptInput::Messages("[]".into());
         names.append(&mut names_of(&full));
+        let mut invalid = prompt_result(0, Err(FailureKind::Invalid));
+        let Outcome::Answered(last) = full.outcome else { unreachable!() };
+        let last = Some(last);
+        invalid.invalid = Some(Box::new(InvalidAnswers { last, ..InvalidAnswers::default() }));
+        names.append(&mut names_of(&invalid));
         let names: Vec<&str> = names.keys().map(String::as_str).collect();
         assert_eq!(names, LINE_NAMES);
     }

@@ -97,7 +97,7 @@ pub(crate) fn resolve_invalid(
         return fail(task, format!("no valid answer in {count} attempt{plural}; the last one: {reason}"));
     }
     let mut next = (**params).clone();
-    let sequences = policy.batch_params(&task.prompt().params, params.route, None).n;
+    let sequences = policy.batch_params(task.prompt(), None).n;
     if sequences > 1 {
         next.n = sequences.saturating_sub(valid).max(1);
         next.params.set("n", next.n.to_string());
@@ -112,11 +112,9 @@ pub(crate) fn resolve_invalid(
         && let Some(follow_up) = follow_up(policy, params, &text, &reason)
     {
         let added = [follow_up.answer.as_str(), &follow_up.message].concat();
-        if let Some((name, limit)) = max_tokens_param(&next)
-            && let Some(fitted) =
-                policy.max_tokens_beside(Some(limit), &task.prompt().input, &added)
-        {
-            next.params.set(name, fitted.to_string());
+        let limit = next.params.answer_limit();
+        if let Some(fitted) = policy.max_tokens_beside(limit, &task.prompt().input, &added) {
+            next.params.set_answer_limit(fitted);
         }
         next.allow_lists = false;
         task.invalid_tries_mut().set_follow_up(Some(follow_up));
@@ -132,21 +130,12 @@ fn fail(task: PromptTask, message: String) -> NextTry {
     NextTry::Fail(task, PromptFailure { kind: FailureKind::Invalid, message, status: Some(200) })
 }
 
-/// Returns the parameter that limits the answer, and its value.
-fn max_tokens_param(params: &BatchParams) -> Option<(&'static str, u64)> {
-    let names: &[&'static str] = match params.route {
-        Route::Chat => &["max_completion_tokens", "max_tokens"],
-        Route::Completions => &["max_tokens"],
-    };
-    names.iter().find_map(|&name| Some((name, params.params.get_u64(name)?)))
-}
-
 /// Doubles the limit of the answer. Returns false if there is no more room.
 fn add_room(params: &mut BatchParams, policy: &EnginePolicy, task: &PromptTask) -> bool {
-    let Some((name, limit)) = max_tokens_param(params) else { return false };
+    let Some(limit) = params.params.answer_limit() else { return false };
     let doubled = policy.doubled_max_tokens(limit, &task.prompt().input);
     if let Some(doubled) = doubled {
-        params.params.set(name, doubled.to_string());
+        params.params.set_answer_limit(doubled);
     }
     doubled.is_some()
 }

@@ -234,6 +234,12 @@ pub(super) struct InputArgs {
     /// Data sets for training end conversations with the assistant's message. Rows with continue_final_message keep it.
     #[arg(long, hide_short_help = true)]
     drop_final_answer: bool,
+    /// Column with images, which are sent with the prompt (repeatable)
+    ///
+    /// Its values are bytes, structs of bytes and path (Hugging Face), paths, or URLs, or lists of these. See
+    /// `aurora-swarm help images`.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    image_column: Vec<String>,
     /// First message of every conversation, or @FILE
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,

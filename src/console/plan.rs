@@ -216,6 +216,12 @@ fn write_first_prompt(f: &mut fmt::Formatter<'_>, first: &Prompt) -> fmt::Result
     for line in text.lines().take(MAX_PROMPT_LINES) {
         writeln!(f, "  | {line}")?;
     }
+    for image in &first.images {
+        match &image.url {
+            Ok(_) => writeln!(f, "  image: {}", image.label)?,
+            Err(failure) => writeln!(f, "  image: {}", failure.message)?,
+        }
+    }
     if !first.params.is_empty() {
         writeln!(f, "  its own parameters: {}", first.params.to_json())?;
     }

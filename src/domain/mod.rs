@@ -1,12 +1,13 @@
 //! Domain values: plain types that every module may use, with the laws they keep.
 //!
 //! Owns what holds everywhere: prompts and outcomes, how values merge, what a server reports about itself. Knows
-//! nothing of MPI, HTTP, files or the environment; depends on serde and std only.
+//! nothing of MPI, HTTP, files or the environment; depends on serde, base64 and std only.
 
 mod answer_columns;
 mod answer_flaws;
 mod bit_set;
 mod catch_panic;
+pub(crate) mod image;
 mod length_class;
 mod merge;
 mod outcome;
@@ -29,6 +30,7 @@ pub(crate) use bit_set::BitSet;
 #[cfg(feature = "parquet")]
 pub(crate) use catch_panic::catch_panic;
 pub(crate) use catch_panic::is_panic_caught;
+pub(crate) use image::PromptImage;
 pub(crate) use length_class::LengthClass;
 pub use merge::Merge;
 pub(crate) use outcome::{AnswerChoice, InvalidAnswers, Outcome, PromptAnswer, PromptResult};

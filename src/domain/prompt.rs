@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::RowHash;
+use super::{PromptFailure, PromptImage, RowHash};
 
 /// A row of the input: the text to send, its parameters and the id of its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub(crate) struct Prompt {
     pub id: PromptId,
     /// Text, conversation or token ids to send.
     pub input: PromptInput,
+    /// Images that are sent with it, in the order of their places.
+    pub images: Vec<PromptImage>,
     /// The row's own request parameters, which take precedence over the run's.
     pub params: RequestParams,
     /// Route that the row names, as OpenAI batch rows do.
@@ -25,6 +27,32 @@ pub(crate) struct Prompt {
     pub row: Option<String>,
     /// Hash of the row's bytes.
     pub row_hash: RowHash,
+}
+
+impl Prompt {
+    /// Returns the memory that the prompt's content takes, in bytes.
+    #[must_use]
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.input.as_str().len() + self.images.iter().map(|image| image.url().len()).sum::<usize>()
+    }
+
+    /// Whether there is nothing to send: no image, and a text without any visible character.
+    #[must_use]
+    pub(crate) fn is_blank(&self) -> bool {
+        self.images.is_empty()
+            && matches!(&self.input, PromptInput::Text(text) if text.trim().is_empty())
+    }
+
+    /// Returns the reason why an image of the prompt cannot be sent.
+    #[must_use]
+    pub(crate) fn image_failure(&self) -> Option<&PromptFailure> {
+        self.images.iter().find_map(|image| image.url.as_ref().err())
+    }
+
+    /// Drops what only a request needs of the images. Their short texts remain.
+    pub(crate) fn drop_image_data(&mut self) {
+        self.images.iter_mut().for_each(|image| image.url = Ok(String::new()));
+    }
 }
 
 /// Content of a prompt: a text, a conversation or token ids.
@@ -45,12 +73,6 @@ impl PromptInput {
         match self {
             Self::Text(text) | Self::Messages(text) | Self::TokenIds(text) => text,
         }
-    }
-
-    /// Whether the prompt is a text without any visible character.
-    #[must_use]
-    pub(crate) fn is_blank(&self) -> bool {
-        matches!(self, Self::Text(text) if text.trim().is_empty())
     }
 }
 

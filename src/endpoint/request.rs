@@ -11,7 +11,10 @@ use super::{
     HttpClient, RequestFault, ServerReply, fault, http::ResponseBounds, reply,
     reply_shape::ExpectedReply,
 };
-use crate::domain::{Prompt, PromptInput, RequestParams, Route, Url};
+use crate::domain::{
+    Prompt, PromptImage, PromptInput, RequestParams, Route, Url,
+    image::{messages_with_images, text_with_images},
+};
 
 /// Size of a reply with answers. A list of 64 answers of 8,192 tokens with twenty log-probabilities each comes to
 /// hundreds of megabytes, but such jobs are run with single requests; plain answers take a few bytes per token.
@@ -83,7 +86,7 @@ impl InferenceRequest {
                 let lengths =
                     prompts.clone().map(|prompt| prompt.input.as_str().len() as u64).collect();
                 let conversation =
-                    prompts.into_iter().next().map(|prompt| messages_json(&prompt.input, system));
+                    prompts.into_iter().next().map(|prompt| messages_json(prompt, system));
                 let body = chat_body(params, &conversation.unwrap_or_default());
                 Self { route: Route::Chat, body, prompt_lengths: lengths }
             }
@@ -208,27 +211,40 @@ fn chat_body(params: &BatchParams, conversation: &str) -> Vec<u8> {
     body
 }
 
-/// Returns the conversation as JSON: the row's messages, or its text as one user message. The job's system message
-/// comes first, unless the row's messages begin with one of their own.
+/// Returns the conversation as JSON: the row's messages, or its text as one user message, with the row's images. The
+/// job's system message comes first, unless the row's messages begin with one of their own.
 #[must_use]
-pub(crate) fn messages_json(input: &PromptInput, system: Option<&str>) -> String {
+pub(crate) fn messages_json(prompt: &Prompt, system: Option<&str>) -> String {
+    let urls: Vec<&str> = prompt.images.iter().map(PromptImage::url).collect();
     let system =
         system.map(|text| format!("{{\"role\":\"system\",\"content\":{}}}", json_string(text)));
-    match input {
+    match &prompt.input {
         PromptInput::Text(text) => {
-            let user = format!("{{\"role\":\"user\",\"content\":{}}}", json_string(text));
+            // The places for images were checked when the row was read.
+            let content = match urls[..] {
+                [] => json_string(text),
+                _ => text_with_images(text, &urls).unwrap_or_else(|_| json_string(text)),
+            };
+            let user = format!("{{\"role\":\"user\",\"content\":{content}}}");
             let all: Vec<String> = system.into_iter().chain([user]).collect();
             format!("[{}]", all.join(","))
         }
         // Token ids go to the completions route, which has no messages.
-        PromptInput::Messages(own) | PromptInput::TokenIds(own) => match system {
-            Some(system) if !has_leading_system_message(own) => {
-                // The messages were validated when the input was read, so they begin with a bracket.
-                let rest = own.trim_start().trim_start_matches('[');
-                format!("[{system},{rest}")
+        PromptInput::Messages(own) | PromptInput::TokenIds(own) => {
+            let placed = match urls[..] {
+                [] => None,
+                _ => messages_with_images(own, &urls).ok(),
+            };
+            let own = placed.as_ref().unwrap_or(own);
+            match system {
+                Some(system) if !has_leading_system_message(own) => {
+                    // The messages were validated when the input was read, so they begin with a bracket.
+                    let rest = own.trim_start().trim_start_matches('[');
+                    format!("[{system},{rest}")
+                }
+                _ => own.clone(),
             }
-            _ => own.clone(),
-        },
+        }
     }
 }
 
@@ -272,6 +288,7 @@ mod tests {
             index: 0,
             id: PromptId::from_index(0),
             input: PromptInput::Text(text.into()),
+            images: Vec::new(),
             params: RequestParams::default(),
             route: None,
             priority: 0,
@@ -328,8 +345,29 @@ mod tests {
     }
 
     #[test]
+    fn images_are_parts_of_a_user_message() {
+        let image = |url: &str| PromptImage { label: String::new(), url: Ok(url.into()) };
+        let images = vec![image("data:image/gif;base64,QQ=="), image("file:///x.png")];
+        let prompt = Prompt { images, ..text_prompt("see \"it\"") };
+        let parts = concat!(
+            r#"[{"type":"image_url","image_url":{"url":"data:image/gif;base64,QQ=="}},"#,
+            r#"{"type":"image_url","image_url":{"url":"file:///x.png"}},{"type":"text","text":"see \"it\""}]"#
+        );
+        let user = format!(r#"{{"role":"user","content":{parts}}}"#);
+        assert_eq!(messages_json(&prompt, None), format!("[{user}]"));
+        let system = r#"{"role":"system","content":"s"}"#;
+        assert_eq!(messages_json(&prompt, Some("s")), format!("[{system},{user}]"));
+        let own = r#"[{"role":"user","content":"see \"it\""}]"#;
+        let prompt = Prompt { input: PromptInput::Messages(own.into()), ..prompt };
+        assert_eq!(messages_json(&prompt, Some("s")), format!("[{system},{user}]"));
+    }
+
+    #[test]
     fn the_jobs_system_message_is_left_out_if_the_row_has_its_own() {
-        let own = |text: &str| messages_json(&PromptInput::Messages(text.into()), Some("s"));
+        let own = |text: &str| {
+            let input = PromptInput::Messages(text.into());
+            messages_json(&Prompt { input, ..text_prompt("") }, Some("s"))
+        };
         let with = r#"[{"role":"system","content":"mine"},{"role":"user","content":"x"}]"#;
         assert_eq!(own(with), with);
         assert_eq!(

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use crate::{
-    domain::{Prompt, PromptInput, RequestParams, Route},
+    domain::{Prompt, PromptInput, RequestParams, Route, image::length_without_data},
     endpoint::BatchParams,
     validation::AnswerCheck,
 };
@@ -244,6 +244,7 @@ impl EnginePolicy {
     #[must_use]
     pub(crate) fn route_of(&self, prompt: &Prompt) -> Route {
         match (&prompt.input, prompt.route) {
+            _ if !prompt.images.is_empty() => Route::Chat,
             (PromptInput::Messages(_), _) => Route::Chat,
             (PromptInput::TokenIds(_), _) => Route::Completions,
             (PromptInput::Text(_), Some(route)) => route,
@@ -303,7 +304,12 @@ fn sequence_count(params: &RequestParams) -> usize {
 fn count_tokens(prompt: &PromptInput) -> u64 {
     match prompt {
         PromptInput::TokenIds(ids) => ids.matches(',').count() as u64 + 1,
-        _ => estimate_tokens(prompt.as_str()),
+        PromptInput::Text(text) => estimate_tokens(text),
+        // (images in a conversation are no text to the model)
+        PromptInput::Messages(json) => {
+            let data = json.len() - length_without_data(json);
+            estimate_tokens(json).saturating_sub(data.div_ceil(4) as u64)
+        }
     }
 }
 
@@ -371,6 +377,9 @@ mod tests {
         );
         assert_eq!(policy.fitted_max_tokens(Some(64), &text(8000)), None);
         assert_eq!(policy.fitted_max_tokens(None, &text(8000)), None);
+        let url = format!("data:image/png;base64,{}", "A".repeat(1 << 20));
+        let image = PromptInput::Messages(format!(r#"[{{"role":"user","content":"{url}"}}]"#));
+        assert_eq!(policy.fitted_max_tokens(Some(512), &image), None, "base64 is no text");
         let unknown = EnginePolicy { max_model_len: None, ..test_policy() };
         assert_eq!(unknown.fitted_max_tokens(Some(100_000), &text(10)), None);
     }

@@ -13,7 +13,10 @@ use std::{
 use super::{
     FileCompression, InputError, InputRules,
     format::compression_of,
-    row::{header::check_prompt_columns, rules::leads_through, template::PromptTemplate},
+    row::{
+        header::check_prompt_columns, rules::leads_through, suggest::suggest_image_column,
+        template::PromptTemplate,
+    },
 };
 use crate::{compression::Compression, parquet::ParquetReader};
 
@@ -42,7 +45,7 @@ pub(crate) fn open_decompressed(
 /// Opens a Parquet file as JSON lines. Missing columns are reported before any row is read.
 fn open_parquet(path: &Path, rules: &InputRules) -> Result<ParquetReader, InputError> {
     let header = |what| InputError::InvalidHeader { path: path.to_path_buf(), what };
-    let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
+    let template = rules.parse_template();
     let template = template.map_err(InputError::InvalidTemplate)?;
     let placeholders = template.as_ref().map(PromptTemplate::placeholder_names).unwrap_or_default();
     let is_known =
@@ -52,12 +55,17 @@ fn open_parquet(path: &Path, rules: &InputRules) -> Result<ParquetReader, InputE
             || rules.uses_column(name)
             || placeholders.iter().any(|path| leads_through(path, name))
     };
-    let rows = ParquetReader::open(path, needed).map_err(|error| parquet_error(path, error))?;
+    let rows = ParquetReader::open(path, needed, &rules.image_columns)
+        .map_err(|error| parquet_error(path, error))?;
     let columns = rows.column_names();
     let mut repeated =
         columns.iter().enumerate().filter(|(at, name)| columns[..*at].contains(name));
     if let Some((_, name)) = repeated.next() {
         return Err(header(format!("the table has two columns named `{name}`")));
+    }
+    if let Some(name) = rules.image_columns.iter().find(|name| !columns.contains(name)) {
+        let hint = suggest_image_column(name, columns);
+        return Err(header(format!("--image-column {name}: the table has no such column{hint}")));
     }
     check_prompt_columns(columns, rules).map_err(header)?;
     if !rows.omitted_columns().is_empty() {

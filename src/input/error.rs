@@ -117,6 +117,14 @@ pub enum InputError {
         /// The existing columns, with the most similar one.
         hint: String,
     },
+    /// An image column that no row has.
+    #[error("--image-column {name}: no row has that column{hint}")]
+    UnknownImageColumn {
+        /// Name of the column.
+        name: String,
+        /// The existing columns, with the most similar one.
+        hint: String,
+    },
     /// Invalid rows, which stop the run with [`BadRowAction::Stop`](super::BadRowAction::Stop).
     #[error("{}", describe_bad_rows(.first, *.count, .missing_prompt.as_ref()))]
     BadRows {

@@ -18,6 +18,8 @@ mod error;
 mod files;
 mod fingerprint;
 mod format;
+#[cfg(test)]
+mod image_tests;
 mod lease;
 mod reader;
 mod records;

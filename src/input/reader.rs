@@ -44,7 +44,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
         Self {
             source: source.clone(),
             hashers: source.files.iter().map(RowHasher::for_file).collect(),
-            template: rules.template.as_deref().map(PromptTemplate::parse).transpose(),
+            template: rules.parse_template(),
             rules: rules.clone(),
             leases: Some(leases),
             ranges: VecDeque::new(),
@@ -139,7 +139,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
                     let hash = hasher.map_or(RowHash::UNKNOWN, |hasher| {
                         hasher.hash_record(&record, row.id.is_some())
                     });
-                    return Ok(Some(row.into_prompt(index, hash)));
+                    return Ok(Some(row.into_prompt(index, hash, &file.folder)));
                 }
                 Err(_) if self.rules.bad_rows == BadRowAction::Fail => {}
                 Err(_) => return Err(changed()),

@@ -63,6 +63,9 @@ impl InputSource {
 pub(crate) struct SourceFile {
     /// Path of the file that is read.
     pub path: PathBuf,
+    /// Folder of the original file, to which paths in its rows are relative.
+    #[serde(default)]
+    pub folder: PathBuf,
     /// Size of the file in bytes.
     pub size: u64,
     /// Modification time in nanoseconds since 1970.

@@ -11,13 +11,13 @@ fn leases_of(ranges: Vec<RowRange>) -> impl Iterator<Item = RowLease> {
 }
 use crate::domain::{Prompt, PromptId, PromptInput, Route};
 
-struct TestInput {
-    folder: tempfile::TempDir,
+pub(super) struct TestInput {
+    pub(super) folder: tempfile::TempDir,
     files: Vec<InputFile>,
 }
 
 impl TestInput {
-    fn new(files: &[(&str, &[u8])]) -> Self {
+    pub(super) fn new(files: &[(&str, &[u8])]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |(name, text): &(&str, &[u8])| {
             let path = folder.path().join(name);
@@ -29,17 +29,17 @@ impl TestInput {
         Self { folder, files }
     }
 
-    fn scan_with(&self, rules: &InputRules) -> Result<ScannedInput, InputError> {
+    pub(super) fn scan_with(&self, rules: &InputRules) -> Result<ScannedInput, InputError> {
         scan_files(&self.files, rules)
     }
 
     /// The error's text without the folder's path.
-    fn scan_error(&self, rules: &InputRules) -> String {
+    pub(super) fn scan_error(&self, rules: &InputRules) -> String {
         let error = self.scan_with(rules).expect_err("the input is bad").to_string();
         error.replace(&format!("{}/", self.folder.path().display()), "")
     }
 
-    fn read_prompts(&self, rules: &InputRules) -> Vec<Prompt> {
+    pub(super) fn read_prompts(&self, rules: &InputRules) -> Vec<Prompt> {
         let scanned = self.scan_with(rules).expect("the input is good");
         let all = read_ranges(&scanned, rules, scanned.table.row_ranges(0, u64::MAX));
         assert_eq!(scanned.first_prompt.as_ref(), all.first());

@@ -19,7 +19,7 @@ impl ParquetReader {
     ///
     /// # Errors
     /// Always [`Unsupported`](io::ErrorKind::Unsupported).
-    pub fn open(_: &Path, _: impl Fn(&str) -> bool) -> io::Result<Self> {
+    pub fn open(_: &Path, _: impl Fn(&str) -> bool, _: &[String]) -> io::Result<Self> {
         Err(io::Error::new(io::ErrorKind::Unsupported, NOT_BUILT_IN))
     }
 

@@ -27,7 +27,10 @@ use parquet::{
     file::metadata::ParquetMetaData,
 };
 
-use super::types::{bytes_as_text, dates_as_text, has_bytes, in_utc};
+use super::{
+    images::encode_images,
+    types::{bytes_as_text, dates_as_text, has_bytes, images_as_text, in_utc},
+};
 use crate::domain::catch_panic;
 
 /// Maximum number of rows decoded at a time: repeated text is small in the file and large in memory.
@@ -40,6 +43,8 @@ pub struct ParquetReader {
     batches: ParquetRecordBatchReader,
     /// Schemas to which each batch is cast, one after the other.
     schemas: [SchemaRef; 3],
+    /// Columns whose binary values are images.
+    images: Vec<String>,
     columns: Vec<String>,
     omitted: Vec<String>,
     lines: Vec<u8>,
@@ -48,23 +53,40 @@ pub struct ParquetReader {
 
 impl ParquetReader {
     /// Opens a file, which may be damaged in any way. Binary columns (images, vectors) and columns without a JSON form
-    /// are omitted unless `needed`; needed binary columns must be UTF-8, since old writers store text that way.
+    /// are omitted unless `needed`; needed binary columns must be UTF-8, since old writers store text that way. In the
+    /// columns `images` binary values become base64.
     ///
     /// # Errors
     /// A file that cannot be read, or is not a Parquet file.
-    pub fn open(path: &Path, needed: impl Fn(&str) -> bool) -> io::Result<Self> {
-        catch_panics(|| Self::open_uncaught(path, needed))
+    pub fn open(
+        path: &Path,
+        needed: impl Fn(&str) -> bool,
+        images: &[String],
+    ) -> io::Result<Self> {
+        catch_panics(|| Self::open_uncaught(path, needed, images))
     }
 
-    fn open_uncaught(path: &Path, needed: impl Fn(&str) -> bool) -> io::Result<Self> {
+    fn open_uncaught(
+        path: &Path,
+        needed: impl Fn(&str) -> bool,
+        images: &[String],
+    ) -> io::Result<Self> {
         let file = File::open(path)?;
         let metadata =
             ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(invalid_data)?;
         let fields = metadata.schema().fields();
         let (kept, dropped): (Vec<usize>, Vec<usize>) = (0..fields.len())
-            .partition(|&at| needed(fields[at].name()) || has_json_form(&fields[at]));
+            .partition(|&at| {
+                let field = &fields[at];
+                needed(field.name()) || images.contains(field.name()) || has_json_form(field)
+            });
         let (mut utc, mut text, mut dates) = (Vec::new(), Vec::new(), Vec::new());
         for field in kept.iter().map(|&at| &fields[at]) {
+            let encoded = match images.contains(field.name()) {
+                true => images_as_text(field),
+                false => field.clone(),
+            };
+            let field = &encoded;
             utc.push(in_utc(field));
             text.push(bytes_as_text(&in_utc(field)));
             dates.push(dates_as_text(&bytes_as_text(&in_utc(field))));
@@ -81,6 +103,7 @@ impl ParquetReader {
         Ok(Self {
             batches,
             schemas,
+            images: images.to_vec(),
             columns: names(kept),
             omitted: names(dropped),
             lines: Vec::new(),
@@ -100,10 +123,26 @@ impl ParquetReader {
         &self.omitted
     }
 
+    fn encode_image_columns(&self, batch: RecordBatch) -> io::Result<RecordBatch> {
+        if self.images.is_empty() {
+            return Ok(batch);
+        }
+        let schema = batch.schema();
+        let is_image = |field: &FieldRef| self.images.contains(field.name());
+        let columns = batch.columns().iter().zip(schema.fields()).map(|(column, field)| {
+            if is_image(field) { encode_images(column) } else { Ok(column.clone()) }
+        });
+        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(invalid_data)?;
+        let field =
+            |field: &FieldRef| if is_image(field) { images_as_text(field) } else { field.clone() };
+        let fields: Fields = schema.fields().iter().map(field).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(invalid_data)
+    }
+
     /// Decodes the next batch. Returns false at the end of the file.
     fn decode_batch(&mut self) -> io::Result<bool> {
         let Some(batch) = self.batches.next() else { return Ok(false) };
-        let mut batch = batch.map_err(invalid_data)?;
+        let mut batch = self.encode_image_columns(batch.map_err(invalid_data)?)?;
         for schema in &self.schemas {
             batch = cast_batch(&batch, schema)?;
         }
@@ -151,8 +190,11 @@ fn cast_batch(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch
                 return Ok(cast_dates_or_null(column, &strict));
             }
             let (name, is_binary) = (field.name(), has_bytes(column.data_type()));
-            let is = if is_binary { "is binary and not UTF-8" } else { "has no JSON form" };
-            let message = format!("column `{name}` {is}: {error}");
+            let message = if is_binary {
+                format!("column `{name}` is binary and not UTF-8: {error}\nhint: images are sent with --image-column {name}")
+            } else {
+                format!("column `{name}` has no JSON form: {error}")
+            };
             // Not `InvalidData`, which stands for a damaged file.
             Err(io::Error::new(io::ErrorKind::Unsupported, message))
         }),
@@ -231,7 +273,7 @@ mod tests {
             ("yes", Arc::new(BooleanArray::from(vec![Some(true), None]))),
             ("at", Arc::new(TimestampNanosecondArray::from(vec![Some(1_500_000_000), None]))),
         ]);
-        let text = read_text(ParquetReader::open(file.path(), |_| true)).expect("rows");
+        let text = read_text(ParquetReader::open(file.path(), |_| true, &[])).expect("rows");
         assert_eq!(
             text,
             "{\"prompt\":\"a\\n\\\"b\\\"\",\"n\":9223372036854775807,\"x\":0.1,\"yes\":true,\"at\":\"1970-01-01T00:00:01.500\"}\n\
@@ -246,16 +288,16 @@ mod tests {
             parquet_file(vec![("prompt", one.clone()), ("picture", one)])
         };
         let (good, bad) = (make("é".as_bytes()), make(b"\xff"));
-        let rows = ParquetReader::open(good.path(), |name| name == "prompt").expect("rows");
+        let rows = ParquetReader::open(good.path(), |name| name == "prompt", &[]).expect("rows");
         assert_eq!(
             (rows.column_names(), rows.omitted_columns()),
             (&["prompt".to_owned()][..], &["picture".to_owned()][..])
         );
         assert_eq!(read_text(Ok(rows)).expect("rows"), "{\"prompt\":\"é\"}\n");
-        let error = read_text(ParquetReader::open(bad.path(), |name| name == "prompt"))
+        let error = read_text(ParquetReader::open(bad.path(), |name| name == "prompt", &[]))
             .expect_err("no UTF-8");
         assert!(error.contains("column `prompt` is binary and not UTF-8"), "{error}");
-        assert_eq!(read_text(ParquetReader::open(bad.path(), |_| false)).expect("rows"), "{}\n");
+        assert_eq!(read_text(ParquetReader::open(bad.path(), |_| false, &[])).expect("rows"), "{}\n");
     }
 
     /// Spark, Polars and DuckDB write times in UTC, pandas with named zones.
@@ -270,7 +312,7 @@ mod tests {
             ("offset", Arc::new(times("+05:30"))),
             ("berlin", Arc::new(list.finish())),
         ]);
-        let text = read_text(ParquetReader::open(file.path(), |_| false)).expect("rows");
+        let text = read_text(ParquetReader::open(file.path(), |_| false, &[])).expect("rows");
         assert_eq!(
             text,
             "{\"utc\":\"1970-01-01T00:00:01.500Z\",\"offset\":\"1970-01-01T05:30:01.500+05:30\",\
@@ -287,7 +329,7 @@ mod tests {
                 Arc::new(TimestampMicrosecondArray::from(vec![2, i64::MAX]).with_timezone("UTC")),
             ),
         ]);
-        let text = read_text(ParquetReader::open(file.path(), |_| true)).expect("rows");
+        let text = read_text(ParquetReader::open(file.path(), |_| true, &[])).expect("rows");
         assert_eq!(text, "{\"at\":\"1970-01-01T00:00:00.000002Z\"}\n{\"day\":\"1970-01-02\"}\n");
     }
 
@@ -304,7 +346,7 @@ mod tests {
         let (numbers, structs): (MapArray, MapArray) = (numbers.finish(), structs.finish());
         let file =
             parquet_file(vec![("numbers", Arc::new(numbers)), ("structs", Arc::new(structs))]);
-        let rows = ParquetReader::open(file.path(), |_| false).expect("rows");
+        let rows = ParquetReader::open(file.path(), |_| false, &[]).expect("rows");
         assert_eq!(rows.omitted_columns(), ["structs"]);
         assert_eq!(read_text(Ok(rows)).expect("rows"), "{\"numbers\":{\"-7\":\"a\"}}\n");
     }
@@ -323,14 +365,14 @@ mod tests {
                 bytes[place] ^= bits;
             }
             std::fs::write(file.path(), &bytes).expect("written");
-            let _ = read_text(ParquetReader::open(file.path(), |_| true));
+            let _ = read_text(ParquetReader::open(file.path(), |_| true, &[]));
         }
     }
 
     #[test]
     fn rows_keep_their_order_and_a_truncated_file_is_an_error() {
         let file = parquet_file(vec![("n", Arc::new((0..100_000_i64).collect::<Int64Array>()))]);
-        let text = read_text(ParquetReader::open(file.path(), |_| false)).expect("rows");
+        let text = read_text(ParquetReader::open(file.path(), |_| false, &[])).expect("rows");
         let numbers = text.lines().map(|line| {
             serde_json::from_str::<serde_json::Value>(line).expect("JSON")["n"].as_i64()
         });
@@ -338,7 +380,7 @@ mod tests {
         let whole = std::fs::read(file.path()).expect("there");
         for cut in [0, 3, 12, whole.len() / 2, whole.len() - 1] {
             std::fs::write(file.path(), &whole[..cut]).expect("cut");
-            assert!(ParquetReader::open(file.path(), |_| false).is_err(), "{cut} bytes");
+            assert!(ParquetReader::open(file.path(), |_| false, &[]).is_err(), "{cut} bytes");
         }
     }
 }

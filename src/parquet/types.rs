@@ -6,7 +6,7 @@
 use std::{str::FromStr as _, sync::Arc};
 
 use arrow_array::timezone::Tz;
-use arrow_schema::{DataType, Field, FieldRef};
+use arrow_schema::{DataType, Field, FieldRef, Fields};
 
 /// Whether a type contains variable-length binary. Fixed-size binary (UUIDs, hashes) is short and does not count.
 pub(super) fn has_bytes(kind: &DataType) -> bool {
@@ -57,6 +57,39 @@ pub(super) fn bytes_as_text(field: &FieldRef) -> FieldRef {
 /// data.
 pub(super) fn dates_as_text(field: &FieldRef) -> FieldRef {
     replace_types(field, &|kind| kind.is_temporal().then_some(DataType::Utf8))
+}
+
+/// Replaces the binary values of an image column by what rows hold of them: a struct with the bytes as base64, or with
+/// the path if the bytes are a text. In a struct only the bytes themselves are replaced.
+pub(super) fn images_as_text(field: &FieldRef) -> FieldRef {
+    let kind = match field.data_type() {
+        kind if is_binary(kind) => DataType::Struct(image_fields()),
+        DataType::List(inner) => DataType::List(images_as_text(inner)),
+        DataType::LargeList(inner) => DataType::LargeList(images_as_text(inner)),
+        DataType::Struct(fields) => {
+            let member = |field: &FieldRef| match is_binary(field.data_type()) {
+                true => with_type(field, DataType::LargeUtf8),
+                false => field.clone(),
+            };
+            DataType::Struct(fields.iter().map(member).collect())
+        }
+        _ => return field.clone(),
+    };
+    with_type(field, kind)
+}
+
+/// Returns the members of the struct that stands for an image in a row.
+pub(super) fn image_fields() -> Fields {
+    let member = |name| Field::new(name, DataType::LargeUtf8, true);
+    Fields::from(vec![member("bytes"), member("path")])
+}
+
+pub(super) fn is_binary(kind: &DataType) -> bool {
+    match kind {
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => true,
+        DataType::Dictionary(_, inner) => is_binary(inner),
+        _ => false,
+    }
 }
 
 fn with_type(field: &FieldRef, kind: DataType) -> FieldRef {

@@ -305,7 +305,7 @@ mod tests {
         lines.iter().for_each(|line| answers.write_answer(line.as_bytes()).expect("an answer"));
         answers.finish().expect("finished");
         let mut text = String::new();
-        let mut rows = ParquetReader::open(file.path(), |_| true).expect("rows");
+        let mut rows = ParquetReader::open(file.path(), |_| true, &[]).expect("rows");
         rows.read_to_string(&mut text).expect("text");
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }

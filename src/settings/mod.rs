@@ -102,6 +102,8 @@ pub(crate) struct Settings {
     pub messages_column: Option<String>,
     /// Leave out the answer at the end of conversations.
     pub drop_final_answer: bool,
+    /// Columns of the input that hold images.
+    pub image_column: Vec<String>,
     /// Template of a reduce, or `@` and the name of a file with it; default: the built-in template.
     pub reduce_template: Option<String>,
     /// Texts per group of a reduce.
@@ -213,6 +215,7 @@ impl Default for Settings {
             prompt_column: None,
             messages_column: None,
             drop_final_answer: false,
+            image_column: Vec::new(),
             reduce_template: None,
             fan_in: 50,
             max_tokens_aggregation: None,
@@ -296,13 +299,14 @@ impl Settings {
     #[must_use]
     pub(crate) fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
-        const ANSWER_KEYS: [&str; 18] = [
+        const ANSWER_KEYS: [&str; 19] = [
             "model",
             "api",
             "template",
             "prompt-column",
             "messages-column",
             "drop-final-answer",
+            "image-column",
             "system",
             "max-tokens",
             "temperature",

@@ -32,6 +32,8 @@ struct AnswerLine<'a> {
     prompt: Option<PromptText<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     messages: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    images: Vec<&'a str>,
     response: Option<&'a str>,
     /// Text of the last answer of a prompt that failed because none was valid.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,9 +118,11 @@ pub(crate) fn write_answer_line(
     let replied_model = answer.and_then(|answer| answer.model.as_deref());
     let api = match (&prompt.input, prompt.route.unwrap_or(style.text_route)) {
         (PromptInput::TokenIds(_), _) => "completions",
+        _ if !prompt.images.is_empty() => "chat",
         (PromptInput::Messages(_), _) | (_, Route::Chat) => "chat",
         (_, Route::Completions) => "completions",
     };
+    let echoed_images = if style.echo_prompt { &prompt.images[..] } else { &[] };
     let first = choices.first();
     let first_text = first.map(|choice| choice.text.as_str());
     let success = error.is_none();
@@ -128,6 +132,7 @@ pub(crate) fn write_answer_line(
         index: prompt.index,
         prompt: text.filter(|_| style.echo_prompt),
         messages: messages.filter(|_| style.echo_prompt),
+        images: echoed_images.iter().map(|image| image.label.as_str()).collect(),
         response: first_text.filter(|_| success),
         raw_response: first_text.filter(|_| !success),
         responses: (success && choices.len() > 1)
@@ -216,6 +221,7 @@ pub(super) mod tests {
             index,
             id: PromptId::from_index(index),
             input: PromptInput::Text("say \"hi\"\n".into()),
+            images: Vec::new(),
             params: RequestParams::default(),
             route: None,
             priority: 0,

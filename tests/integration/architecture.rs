@@ -73,6 +73,7 @@ const OWNERS: &[(&str, &str)] = &[
     ("if_addrs", "site/node.rs"),
     ("signal_hook", "site/signals.rs"),
     ("strsim", "settings/layers.rs"),
+    ("base64", "domain/image.rs"),
     ("backon", "engine/scheduler/retry_policy.rs"),
     ("slotmap", "engine/queue/slots.rs"),
     ("futures_util", "engine/"),

@@ -64,7 +64,7 @@ pub(crate) struct TaskQueue {
     /// Tasks here, delayed ones included.
     task_count: usize,
     never_sent_count: usize,
-    text_bytes: usize,
+    content_bytes: usize,
     last_arrival_number: u64,
     /// The request parameters of prompts without parameters of their own, for the completions and the chat route.
     default_params: [Option<Arc<BatchParams>>; 2],
@@ -90,9 +90,9 @@ impl TaskQueue {
         self.never_sent_count
     }
 
-    /// Returns the length of all texts together.
-    pub(crate) fn text_bytes(&self) -> usize {
-        self.text_bytes
+    /// Returns the memory that the texts and images of all tasks take.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.content_bytes
     }
 
     pub(crate) fn add_prompt(&mut self, prompt: Prompt, policy: &EnginePolicy) {
@@ -263,13 +263,13 @@ impl TaskQueue {
     fn add_counts(&mut self, tasks: &[PromptTask]) {
         self.task_count += tasks.len();
         self.never_sent_count += count_never_sent(tasks);
-        self.text_bytes += tasks.iter().map(PromptTask::text_bytes).sum::<usize>();
+        self.content_bytes += tasks.iter().map(PromptTask::content_bytes).sum::<usize>();
     }
 
     fn subtract_counts(&mut self, tasks: &[PromptTask]) {
         self.task_count -= tasks.len();
         self.never_sent_count -= count_never_sent(tasks);
-        self.text_bytes -= tasks.iter().map(PromptTask::text_bytes).sum::<usize>();
+        self.content_bytes -= tasks.iter().map(PromptTask::content_bytes).sum::<usize>();
     }
 
     /// Returns the parameters that the prompt must share with the others of its request.
@@ -278,8 +278,13 @@ impl TaskQueue {
         let requested = prompt.params.answer_limit().or_else(defaults);
         let fitted = policy.fitted_max_tokens(requested, &prompt.input);
         let is_text = matches!(prompt.input, PromptInput::Text(_) | PromptInput::Messages(_));
-        if !prompt.params.is_empty() || fitted.is_some() || prompt.route.is_some() || !is_text {
-            return Arc::new(policy.batch_params(prompt, fitted));
+        let has_images = !prompt.images.is_empty();
+        let is_plain = is_text && !has_images && prompt.route.is_none();
+        if !prompt.params.is_empty() || fitted.is_some() || !is_plain {
+            let mut params = policy.batch_params(prompt, fitted);
+            // Images cannot be rendered here.
+            params.allow_lists &= !has_images;
+            return Arc::new(params);
         }
         // Most prompts have no parameters of their own: those they share are built once.
         let route = policy.route_of(prompt);

@@ -61,8 +61,9 @@ impl PromptTask {
         self.prompt.priority
     }
 
-    pub(crate) fn text_bytes(&self) -> usize {
-        self.prompt.input.as_str().len()
+    /// Returns the memory that the prompt's text and images take.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.prompt.content_bytes()
     }
 
     pub(crate) fn attempts(&self) -> u32 {
@@ -156,6 +157,11 @@ impl Batch {
     /// Returns the permits that the batch takes: one per sequence.
     pub(crate) fn permit_count(&self) -> usize {
         self.tasks.len() * self.params.n
+    }
+
+    /// Returns the memory that the prompts take.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.tasks.iter().map(PromptTask::content_bytes).sum()
     }
 
     pub(crate) fn into_halves(mut self) -> [Self; 2] {

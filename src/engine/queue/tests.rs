@@ -15,6 +15,7 @@ fn test_prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
         index,
         id: PromptId::from_index(index),
         input: PromptInput::Text(text.into()),
+        images: Vec::new(),
         params: own,
         route: None,
         priority: 0,
@@ -72,7 +73,7 @@ fn halves_of_a_refused_batch_stay_whole_and_go_first() {
     assert_eq!(next_indexes(&mut queue, 0, 8, 4), [0, 1]);
     assert_eq!(next_indexes(&mut queue, 0, 8, 4), [2, 3]);
     assert_eq!(next_indexes(&mut queue, 0, 8, 4), [4, 5]);
-    assert_eq!((queue.len(), queue.text_bytes()), (0, 0));
+    assert_eq!((queue.len(), queue.content_bytes()), (0, 0));
 }
 
 #[test]
@@ -219,7 +220,7 @@ proptest! {
         prop_assert!(priorities.is_sorted_by(|a, b| a >= b));
         seen.sort_unstable();
         prop_assert_eq!(seen, (0..given.len() as u64).collect::<Vec<_>>());
-        prop_assert_eq!((queue.len(), queue.text_bytes()), (0, 0));
+        prop_assert_eq!((queue.len(), queue.content_bytes()), (0, 0));
     }
 }
 

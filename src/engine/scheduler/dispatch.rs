@@ -19,6 +19,10 @@ use crate::engine::{
     queue::{Batch, EndpointCapacity, TaskQueue},
 };
 
+/// Bytes of prompts in flight per endpoint, at most: windows count prompts, whose images may have megabytes each. A
+/// window of 256 images of 500 kB fits.
+const MAX_BYTES_PER_ENDPOINT: usize = 128 << 20;
+
 /// The scheduler's parts that sending concerns.
 pub(crate) struct Dispatcher<'a> {
     policy: &'a EnginePolicy,
@@ -51,8 +55,11 @@ impl<'a> Dispatcher<'a> {
             return;
         }
         let mut open = self.endpoints.with_free_permits(now);
+        let max_bytes = MAX_BYTES_PER_ENDPOINT * up_count.max(1);
         // (with nothing in flight there is no outcome to wait for)
-        while (self.in_flight.is_empty() || !self.results.should_hold_requests(since_start))
+        while (self.in_flight.is_empty()
+            || (self.in_flight.content_bytes() < max_bytes
+                && !self.results.should_hold_requests(since_start)))
             && let Some(endpoint) = self.endpoints.emptiest_of(&open)
         {
             let batch = self.next_batch_for(endpoint, up_count, now);

@@ -121,6 +121,7 @@ mod tests {
             index: 0,
             id: PromptId::from_index(0),
             input: PromptInput::Text("x".into()),
+            images: Vec::new(),
             params: RequestParams::default(),
             route: None,
             priority: 0,

@@ -32,6 +32,8 @@ pub(crate) struct InFlight {
     last_request_id: u64,
     /// Sequences of all requests.
     sequences: usize,
+    /// Memory that the prompts of all requests take. Their bodies take as much again.
+    content_bytes: usize,
     hedges: HedgeTracker,
 }
 
@@ -110,6 +112,7 @@ impl InFlight {
             requests: HashMap::new(),
             last_request_id: 0,
             sequences: 0,
+            content_bytes: 0,
             hedges: HedgeTracker::new(now),
         }
     }
@@ -121,6 +124,11 @@ impl InFlight {
 
     pub(crate) fn sequences(&self) -> usize {
         self.sequences
+    }
+
+    /// Returns the memory that the prompts in flight take.
+    pub(crate) fn content_bytes(&self) -> usize {
+        self.content_bytes
     }
 
     /// Returns whether [`Self::next_completion`] has anything to wait for.
@@ -152,6 +160,7 @@ impl InFlight {
         let target = RequestTarget { client: &self.client, url, timeout };
         let (future, abort_handle) = request_future(id, payload, &batch, policy, target);
         self.sequences += batch.permit_count();
+        self.content_bytes += batch.content_bytes();
         // The batch stays here: a retry or a hedge needs the prompts again.
         let in_flight = InFlightRequest {
             endpoint,
@@ -181,6 +190,7 @@ impl InFlight {
     pub(crate) fn finish(&mut self, id: u64) -> Option<InFlightRequest> {
         let request = self.requests.remove(&id)?;
         self.sequences -= request.batch.permit_count();
+        self.content_bytes -= request.batch.content_bytes();
         Some(request)
     }
 

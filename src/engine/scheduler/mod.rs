@@ -96,6 +96,8 @@ enum WakeReason {
 /// little.
 const MAX_QUEUED_PROMPTS: usize = 8_192;
 const MAX_QUEUED_BYTES: usize = 16 << 20;
+/// Bytes read ahead, at most, to fill the windows.
+const MAX_WINDOW_BYTES: usize = 64 << 20;
 /// Completions handled before new requests are sent: one pass over all endpoints serves many.
 const MAX_COMPLETIONS_PER_TICK: usize = 64;
 /// The interval at which progress is reported.
@@ -295,10 +297,10 @@ impl Scheduler {
 
     /// Back-pressure towards the reader: prompts are received only while there is room for them.
     fn has_queue_room(&self) -> bool {
-        let (prompts, bytes) = (self.queue.len(), self.queue.text_bytes());
-        // However long the texts are, enough to fill the windows is needed.
+        let (prompts, bytes) = (self.queue.len(), self.queue.content_bytes());
+        // However long the texts are, enough to fill the windows is needed. Large images are sent as they come.
         (prompts < MAX_QUEUED_PROMPTS && bytes < MAX_QUEUED_BYTES)
-            || prompts < self.endpoints.total_window()
+            || (prompts < self.endpoints.total_window() && bytes < MAX_WINDOW_BYTES)
     }
 
     fn accept_prompt(&mut self, prompt: Prompt) {
@@ -308,7 +310,9 @@ impl Scheduler {
         {
             return;
         }
-        if prompt.input.is_blank() {
+        if let Some(failure) = prompt.image_failure().cloned() {
+            self.results.reject_prompt(prompt, failure);
+        } else if prompt.is_blank() {
             self.results.reject_empty_prompt(prompt);
         } else {
             self.queue.add_prompt(prompt, &self.policy);

@@ -127,7 +127,7 @@ fn render_conversation(
     kwargs: Option<&str>,
 ) -> Option<String> {
     let renderer = policy.renderer.as_ref()?;
-    renderer.0.render(&messages_json(&prompt.input, policy.system_prompt.as_deref()), kwargs)
+    renderer.0.render(&messages_json(prompt, policy.system_prompt.as_deref()), kwargs)
 }
 
 fn build_request(policy: &EnginePolicy, params: &BatchParams, batch: &Batch) -> InferenceRequest {
@@ -135,7 +135,7 @@ fn build_request(policy: &EnginePolicy, params: &BatchParams, batch: &Batch) -> 
     if let [task] = batch.tasks()
         && let Some(follow_up) = task.invalid_tries().and_then(|tries| tries.follow_up())
     {
-        let begun = messages_json(&task.prompt().input, system);
+        let begun = messages_json(task.prompt(), system);
         let conversation =
             continue_conversation(&begun, &follow_up.answer, &follow_up.message);
         return InferenceRequest::from_conversation(params, &conversation);

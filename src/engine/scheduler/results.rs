@@ -29,7 +29,9 @@ impl ResultBuffer {
         }
     }
 
-    pub(crate) fn push_result(&mut self, result: PromptResult) {
+    pub(crate) fn push_result(&mut self, mut result: PromptResult) {
+        // Results may wait here and at the writer, which shows images as short texts.
+        result.prompt.drop_image_data();
         self.fail_fast.filter_outcome(result, &mut self.pending);
     }
 
@@ -40,6 +42,11 @@ impl ResultBuffer {
             message: "the prompt is empty: nothing was sent".into(),
             status: None,
         };
+        self.reject_prompt(prompt, failure);
+    }
+
+    /// Fails a prompt that is not sent.
+    pub(crate) fn reject_prompt(&mut self, prompt: Prompt, failure: PromptFailure) {
         let outcome = Outcome::Failed(failure);
         self.push_result(PromptResult {
             prompt,

@@ -7,13 +7,14 @@ pub(crate) mod column_path;
 pub(crate) mod conversation;
 pub(crate) mod fields;
 pub(crate) mod header;
+pub(crate) mod images;
 pub(crate) mod object;
 pub(crate) mod params;
 pub(crate) mod rules;
 pub(crate) mod suggest;
 pub(crate) mod template;
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt::Write as _, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,7 @@ use crate::domain::{Prompt, PromptId, PromptInput, Route, RowHash};
 use column_path::{find_in_members, find_in_value, list_paths, path_splits};
 use conversation::parse_messages;
 use fields::{FieldPlace, FieldSink, is_request_field};
+use images::RowImages;
 use object::{
     BATCH_FIELDS, RowInput, RowRequest, drop_final_answer, is_openai_batch, parse_batch_row,
     parse_input, parse_object_row,
@@ -56,6 +58,7 @@ pub(crate) struct ParsedRow<'a> {
     /// The row's own id, if it has one.
     pub id: Option<RowId<'a>>,
     pub input: RowInput<'a>,
+    pub images: RowImages<'a>,
     pub options: RowOptions<'a>,
     pub route: Option<Route>,
     /// The whole row as a JSON object, if it is kept for the answer.
@@ -87,7 +90,8 @@ pub(crate) struct RejectedRow {
 
 impl ParsedRow<'_> {
     fn into_owned(self) -> ParsedRow<'static> {
-        let Self { id, input, options, route, whole_row, has_surrogates, has_not_numbers } = self;
+        let Self { id, input, images, options, route, whole_row, .. } = self;
+        let Self { has_surrogates, has_not_numbers, .. } = self;
         let id = id.map(|id| RowId {
             text: Cow::Owned(id.text.into_owned()),
             json: id.json.map(|json| Cow::Owned(json.into_owned())),
@@ -95,6 +99,7 @@ impl ParsedRow<'_> {
         ParsedRow {
             id,
             input: input.into_owned(),
+            images: images.into_owned(),
             options: options.into_owned(),
             route,
             whole_row,
@@ -109,7 +114,8 @@ impl ParsedRow<'_> {
         ends && !self.options.continues_answer()
     }
 
-    pub(crate) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
+    /// Reads the row's images, whose paths are relative to `folder`, and returns the prompt.
+    pub(crate) fn into_prompt(self, index: u64, hash: RowHash, folder: &Path) -> Prompt {
         Prompt {
             index,
             id: self.id.map_or_else(|| PromptId::from_index(index), RowId::into_id),
@@ -118,6 +124,7 @@ impl ParsedRow<'_> {
                 RowInput::Messages(messages) => PromptInput::Messages(messages.json.into_owned()),
                 RowInput::TokenIds(ids) => PromptInput::TokenIds(ids.into_owned()),
             },
+            images: self.images.load(folder),
             params: self.options.params,
             route: self.route,
             priority: self.options.priority,
@@ -173,6 +180,26 @@ impl RowParser<'_> {
 
     /// Parses a record of the file and notes its fields.
     pub(crate) fn parse_record_into<'a>(
+        &self,
+        record: &InputRecord<'a>,
+        sink: &mut impl FieldSink,
+    ) -> Result<ParsedRow<'a>, RejectedRow> {
+        let row = self.parse_row(record, sink)?;
+        if self.rules.image_columns.is_empty() {
+            return Ok(row);
+        }
+        let checked = row.images.check_places(&self.rules.image_columns, &row.input);
+        match checked {
+            Ok(()) if row.route == Some(Route::Completions) && !row.images.is_empty() => {
+                let reason = "`url` is for texts, but the row has an image";
+                Err(self.reject_row(row.id, reason.into()))
+            }
+            Ok(()) => Ok(row),
+            Err(reason) => Err(self.reject_row(row.id, reason.into())),
+        }
+    }
+
+    fn parse_row<'a>(
         &self,
         record: &InputRecord<'a>,
         sink: &mut impl FieldSink,
@@ -292,8 +319,13 @@ impl RowParser<'_> {
             custom_id => custom_id,
         };
         let name = name.map(RowId::parse).transpose().map_err(|reason| reject(reason.into()))?;
+        let images = match RowImages::from_members(&self.rules.image_columns, &members) {
+            Ok(images) => images,
+            Err(reason) => return Err(self.reject_row(name, reason.into())),
+        };
+        let text = self.hide_images(text, &members, &images);
         let row = match self.template {
-            Some(_) => self.parse_template_object(text, &members, sink),
+            Some(_) => self.parse_template_object(&text, &members, &images, sink),
             None if is_batch => {
                 let row = parse_batch_row(&members, self.rules, sink).map(ParsedRow::from);
                 row.map_err(|reason| self.describe_batch_fault(&members, reason))
@@ -304,13 +336,38 @@ impl RowParser<'_> {
                 .map_err(RowFault::Reason),
         };
         // A kept row goes into the answer as raw JSON, where an unpaired surrogate would make the whole line invalid.
-        let whole_row = || check_escapes(text).map(|()| to_one_line(text).into_owned());
+        let whole_row = || check_escapes(&text).map(|()| to_one_line(&text).into_owned());
         let whole_row = self.rules.keep_row.then(whole_row).transpose();
         match (row, whole_row) {
-            (Ok(row), Ok(whole_row)) => Ok(ParsedRow { id: name, whole_row, ..row }),
+            (Ok(row), Ok(whole_row)) => Ok(ParsedRow { id: name, whole_row, images, ..row }),
             (Err(fault), _) => Err(self.reject_row(name, fault)),
             (_, Err(reason)) => Err(self.reject_row(name, reason.into())),
         }
+    }
+
+    fn image_column(&self, name: &str) -> Option<usize> {
+        self.rules.image_columns.iter().position(|column| column == name)
+    }
+
+    /// Returns the row's JSON with short texts instead of images, where the row itself is shown.
+    fn hide_images<'a>(
+        &self,
+        text: &'a str,
+        members: &JsonMembers<'_>,
+        images: &RowImages<'_>,
+    ) -> Cow<'a, str> {
+        let is_shown = self.template.is_some() || self.rules.keep_row;
+        if self.rules.image_columns.is_empty() || !is_shown {
+            return Cow::Borrowed(text);
+        }
+        let fields = members.iter().map(|(name, json)| {
+            let json = match self.image_column(name) {
+                Some(column) => images.column_json(column).into(),
+                None => Cow::Borrowed(json),
+            };
+            format!("{}:{json}", encode_string(name))
+        });
+        Cow::Owned(format!("{{{}}}", fields.collect::<Vec<_>>().join(",")))
     }
 
     /// Adds to the reason why a batch row is invalid that the file's other rows make it one.
@@ -354,8 +411,9 @@ impl RowParser<'_> {
 
     fn parse_template_object<'a>(
         &self,
-        text: &'a str,
+        text: &str,
         members: &JsonMembers<'a>,
+        images: &RowImages<'_>,
         sink: &mut impl FieldSink,
     ) -> Result<ParsedRow<'a>, RowFault> {
         let is_table = self.format == InputFormat::Parquet;
@@ -371,13 +429,21 @@ impl RowParser<'_> {
             Some(json) if json.starts_with('"') => decode_string(json),
             _ => Ok(compact_json(text)),
         };
-        let column = |name: &str| match find_in_members(members, name)? {
-            Some(json) => display_text(json).map(Some),
-            None if name == ITEM_COLUMN => item().map(Some),
-            None => match item_path(name).map(|path| find_in_members(members, path)).transpose()? {
-                Some(Some(json)) => display_text(json).map(Some),
-                _ => Ok(None),
-            },
+        let column = |name: &str| {
+            if let Some(column) = self.image_column(name) {
+                return Ok(Some(images.column_marks(column).into()));
+            }
+            match find_in_members(members, name)? {
+                Some(json) => display_text(json).map(Some),
+                None if name == ITEM_COLUMN => item().map(Some),
+                None => {
+                    let path = item_path(name).map(|path| find_in_members(members, path));
+                    match path.transpose()? {
+                        Some(Some(json)) => display_text(json).map(Some),
+                        _ => Ok(None),
+                    }
+                }
+            }
         };
         let prompt = self.fill_template(column)?.unwrap_or_default();
         Ok(ParsedRow { options, ..ParsedRow::from_input(RowInput::Text(Cow::Owned(prompt))) })
@@ -401,19 +467,28 @@ impl RowParser<'_> {
         self.note_columns(self.columns.iter().map(|name| (name.as_str(), "")), sink);
         let params = position("params").map(|at| values[at].trim()).filter(|json| !json.is_empty());
         let options = parse_options(params, sink).map_err(reject)?.into_owned();
-        let whole_row = self.rules.keep_row.then(|| encode_object(self.columns, &values));
+        let field = |name: &str| position(name).map(|at| values[at].clone());
+        let images = RowImages::from_fields(&self.rules.image_columns, field)
+            .map_err(|reason| reject(reason.into()))?;
+        let shown = || self.shown_fields(&values, &images);
+        let whole_row = self.rules.keep_row.then(shown);
         let table_row = TableRow { columns: self.columns, values: &values };
-        let column = |name: &str| match table_row.find_text(name)? {
+        let column = |name: &str| {
+            if let Some(column) = self.image_column(name) {
+                return Ok(Some(images.column_marks(column).into()));
+            }
+            match table_row.find_text(name)? {
             // A table without any of these columns shows its whole row as an object, like a JSON row.
             None if name == ITEM_COLUMN => Ok(["prompt", "text"]
                 .iter()
                 .find_map(|name| position(name).map(|at| Cow::Borrowed(values[at].as_ref())))
-                .or_else(|| Some(encode_object(self.columns, &values).into()))),
+                .or_else(|| Some(shown().into()))),
             None => match item_path(name) {
                 Some(path) => table_row.find_text(path),
                 None => Ok(None),
             },
             value => Ok(value),
+            }
         };
         let input = match self.fill_template(column).map_err(reject)? {
             Some(prompt) => RowInput::Text(prompt.into()),
@@ -423,7 +498,19 @@ impl RowParser<'_> {
         };
         let input =
             drop_final_answer(input, &options, self.rules).map_err(|it| reject(it.into()))?;
-        Ok(ParsedRow { id: name, options, whole_row, ..ParsedRow::from_input(input) })
+        Ok(ParsedRow { id: name, images, options, whole_row, ..ParsedRow::from_input(input) })
+    }
+
+    /// Returns a table's row as an object, with short texts instead of images.
+    fn shown_fields(&self, values: &[Cow<'_, str>], images: &RowImages<'_>) -> String {
+        if self.rules.image_columns.is_empty() {
+            return encode_object(self.columns, values);
+        }
+        let shown = self.columns.iter().zip(values).map(|(name, value)| {
+            let column = self.image_column(name);
+            column.map_or(value.clone(), |column| images.column_labels(column).join(", ").into())
+        });
+        encode_object(self.columns, &shown.collect::<Vec<_>>())
     }
 
     /// Notes the columns of a row that are data, whatever their names.
@@ -441,6 +528,9 @@ impl RowParser<'_> {
 
     /// Whether the template, or without one the prompt, is made of this column.
     fn is_used(&self, name: &str) -> bool {
+        if self.image_column(name).is_some() {
+            return true;
+        }
         match self.template {
             Some(template) => {
                 template.placeholder_names().iter().any(|used| leads_through(used, name))
@@ -564,6 +654,7 @@ impl<'a> ParsedRow<'a> {
         Self {
             id: None,
             input,
+            images: RowImages::default(),
             options: RowOptions::default(),
             route: None,
             whole_row: None,

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::template::PromptTemplate;
 use crate::domain::RequestParams;
 
 /// The user's choices for reading rows.
@@ -17,6 +18,8 @@ pub(crate) struct InputRules {
     pub messages_column: Option<String>,
     /// Whether the assistant's message at the end of a conversation is left out.
     pub drop_final_answer: bool,
+    /// Columns that hold images, in the order of the images' places.
+    pub image_columns: Vec<String>,
     /// Whether a prompt carries its whole row, for the answer to include it.
     pub keep_row: bool,
     /// The run's model, if known. A row that names another one is an error …
@@ -80,6 +83,31 @@ impl InputColumns<'_> {
     pub(crate) fn either(&self) -> String {
         let names = [self.prompt, self.messages].into_iter().flatten();
         names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
+    }
+}
+
+impl InputRules {
+    /// Parses the template.
+    ///
+    /// # Errors
+    /// A sentence about what is invalid.
+    pub(crate) fn parse_template(&self) -> Result<Option<PromptTemplate>, String> {
+        let parse = match self.image_columns[..] {
+            [] => PromptTemplate::parse,
+            _ => PromptTemplate::parse_with_images,
+        };
+        self.template.as_deref().map(parse).transpose()
+    }
+
+    /// Sorts the image columns that the template names by their places there, since images are sent in this order.
+    pub(crate) fn sort_image_columns(&mut self) {
+        if let Ok(Some(template)) = self.parse_template() {
+            let place = |column: &String| {
+                let mut names = template.placeholder_names().iter();
+                names.position(|name| name == column).unwrap_or(usize::MAX)
+            };
+            self.image_columns.sort_by_key(place);
+        }
     }
 }
 

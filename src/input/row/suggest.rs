@@ -68,6 +68,13 @@ pub(crate) fn describe_row_without_prompt(columns: &[String], json: &[u8]) -> (S
     (fields, advice)
 }
 
+/// Returns the existing columns and the one most similar to an image column's name, as the end of an error message.
+pub(crate) fn suggest_image_column(name: &str, columns: &[String]) -> String {
+    let hint = nearest_name(name, columns.iter().cloned())
+        .map(|column| format!("\nhint: did you mean --image-column {column}?"));
+    format!("{}{}", list_columns(columns), hint.unwrap_or_default())
+}
+
 fn list_columns(columns: &[String]) -> String {
     if columns.is_empty() {
         return String::new();

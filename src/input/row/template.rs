@@ -45,6 +45,18 @@ impl PromptTemplate {
     /// A sentence about what is invalid. A template without a placeholder is an error, since every row would send the
     /// same prompt.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let template = Self::parse_with_images(text)?;
+        if template.names.is_empty() {
+            return Err("no placeholder such as {{item}} or {{column}}, so every row would send the same prompt".into());
+        }
+        Ok(template)
+    }
+
+    /// Parses the template of rows with images, which needs no placeholder.
+    ///
+    /// # Errors
+    /// A sentence about what is invalid.
+    pub(crate) fn parse_with_images(text: &str) -> Result<Self, String> {
         let mut template = Self { parts: Vec::new(), names: Vec::new() };
         let mut rest = text;
         while let Some(at) = rest.find('{') {
@@ -52,9 +64,6 @@ impl PromptTemplate {
             rest = template.parse_brace(&rest[at..])?;
         }
         template.push_text(rest);
-        if template.names.is_empty() {
-            return Err("no placeholder such as {{item}} or {{column}}, so every row would send the same prompt".into());
-        }
         Ok(template)
     }
 

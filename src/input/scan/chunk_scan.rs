@@ -25,7 +25,9 @@ use crate::input::{
     files::ListedFile,
     fingerprint::HashingReader,
     records::{RecordError, RecordReader},
-    row::{ParsedRow, RejectedRow, RowParser, header::parse_header, template::PromptTemplate},
+    row::{
+        ParsedRow, RejectedRow, RowParser, header::parse_header, suggest::suggest_image_column,
+    },
     source::mtime_nanos,
 };
 
@@ -103,7 +105,7 @@ impl ChunkScan {
     fn read_chunk(&mut self, input: &InputListing, rules: &InputRules) -> Result<(), ScanStop> {
         let InputChunk { file, from, to } = self.chunk;
         let listed = input.files.get(file as usize).ok_or(ScanStop::Changed)?;
-        let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
+        let template = rules.parse_template();
         let template = template.map_err(ScanStop::InvalidTemplate)?;
         self.coverage = PlaceholderCoverage::with_placeholders(
             template.as_ref().map_or(0, |template| template.placeholder_names().len()),
@@ -126,6 +128,12 @@ impl ChunkScan {
             let columns =
                 records.next_record().map_err(ScanStop::from_record_error)?.map(header).transpose();
             self.columns = columns.map_err(ScanStop::InvalidHeader)?.unwrap_or_default();
+            let mut images = rules.image_columns.iter();
+            if let Some(name) = images.find(|name| !self.columns.contains(name)) {
+                let hint = suggest_image_column(name, &self.columns);
+                let what = format!("--image-column {name}: the table has no such column{hint}");
+                return Err(ScanStop::InvalidHeader(what));
+            }
         }
         let columns = std::mem::take(&mut self.columns);
         let parser = RowParser {

@@ -24,16 +24,19 @@ use super::{
     InputFile, InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile,
     UnknownFieldAction,
     error::{BadRow, MAX_LISTED, MissingPrompt, count_rows},
+    files::ListedFile,
     fingerprint::{FingerprintHasher, combine_fingerprints, hash_ends},
     records::{InputRecord, RecordReader},
     row::{
         ParsedRow, RejectedRow, RowParser,
         object::lacks_prompt,
-        suggest::{describe_row_without_prompt, suggest_column},
+        suggest::{describe_row_without_prompt, suggest_column, suggest_image_column},
         template::PromptTemplate,
     },
 };
-use crate::domain::Prompt;
+use std::path::{Path, PathBuf};
+
+use crate::domain::{Prompt, raw_json::JsonMembers};
 use chunk_scan::ScanStop;
 use duplicate_ids::IdHashes;
 use row_hashes::RowHasher;
@@ -111,7 +114,7 @@ impl<'i> InputScan<'i> {
     /// # Errors
     /// A prompt template that cannot be parsed.
     pub(crate) fn new(input: &'i InputListing, rules: &'i InputRules) -> Result<Self, InputError> {
-        let template = rules.template.as_deref().map(PromptTemplate::parse).transpose();
+        let template = rules.parse_template();
         let template = template.map_err(InputError::InvalidTemplate)?;
         let placeholders =
             template.as_ref().map_or(0, |template| template.placeholder_names().len());
@@ -182,6 +185,7 @@ impl<'i> InputScan<'i> {
         let ends = hash_ends(&file.open()?, size).map_err(io)?;
         self.files.push(SourceFile {
             path: file.path.clone(),
+            folder: original_folder(file),
             size,
             mtime: file.mtime,
             format: file.format,
@@ -203,6 +207,7 @@ impl<'i> InputScan<'i> {
     pub(crate) fn finish(mut self) -> Result<ScannedInput, InputError> {
         // A misspelt placeholder makes every row invalid; the message about it comes first.
         self.check_columns()?;
+        self.check_image_columns()?;
         self.check_bad_rows()?;
         self.check_models()?;
         self.check_ids()?;
@@ -241,13 +246,15 @@ impl<'i> InputScan<'i> {
     /// Reads the first valid prompt again.
     fn first_prompt(&self) -> Result<Option<Prompt>, InputError> {
         let Some(index) = self.first_good else { return Ok(None) };
+        let folder = |index| self.files.iter().rev().find(|file| file.first <= index);
+        let folder = folder(index).map(|file| file.folder.clone()).unwrap_or_default();
         let prompt = |parser: &RowParser<'_>,
                       record: &InputRecord<'_>,
                       row: Result<ParsedRow<'_>, RejectedRow>| {
             let row = row.ok()?;
             let hash =
                 RowHasher::new(parser.format, parser.columns).hash_record(record, row.id.is_some());
-            Some(row.into_prompt(index, hash))
+            Some(row.into_prompt(index, hash, &folder))
         };
         Ok(self.reread_row(index, prompt)?.flatten())
     }
@@ -262,6 +269,23 @@ impl<'i> InputScan<'i> {
                 Err(InputError::UnknownPlaceholder { name: name.clone(), hint })
             }
         }
+    }
+
+    /// Refuses image columns that no row has. In tables they are checked against the header.
+    fn check_image_columns(&self) -> Result<(), InputError> {
+        let columns = self.rules.image_columns.iter().enumerate();
+        let mut missing = columns.filter(|&(at, _)| !self.totals.has_images(at));
+        let Some((_, name)) = missing.next() else { return Ok(()) };
+        let names = |_: &RowParser<'_>,
+                     record: &InputRecord<'_>,
+                     _: Result<ParsedRow<'_>, RejectedRow>| record_columns(record.bytes);
+        let columns = self.reread_row(0, names)?.unwrap_or_default();
+        // Its values may all be null or invalid; then the rows have their own messages.
+        if self.table.row_count() == 0 || columns.is_empty() || columns.contains(name) {
+            return Ok(());
+        }
+        let hint = suggest_image_column(name, &columns);
+        Err(InputError::UnknownImageColumn { name: name.clone(), hint })
     }
 
     fn check_bad_rows(&mut self) -> Result<(), InputError> {
@@ -454,4 +478,17 @@ impl<'i> InputScan<'i> {
         }
         notes
     }
+}
+
+/// Returns the folder of a file, of the original one if the file is a spooled copy. The folder of standard input is the
+/// current one.
+fn original_folder(file: &ListedFile) -> PathBuf {
+    let original = std::path::absolute(&file.name).unwrap_or_default();
+    original.parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// Returns the names of a JSON row's members; none for any other row.
+fn record_columns(record: &[u8]) -> Vec<String> {
+    let text = std::str::from_utf8(record).unwrap_or_default();
+    JsonMembers::parse(text.trim_ascii()).map(|members| members.member_names()).unwrap_or_default()
 }

@@ -32,6 +32,8 @@ pub(crate) struct RowTotals {
     /// Conversations that end with the assistant's message and are sent so.
     pub final_answers: OccurrenceCount,
     pub fields: FieldCensus,
+    /// Image columns, by number, in which some row has a value.
+    images_in: Vec<usize>,
 }
 
 /// Number of occurrences, with the position of the first.
@@ -78,7 +80,12 @@ impl RowTotals {
         if row.ends_with_answer() {
             self.final_answers.record_at(at);
         }
+        for column in row.images.columns_found() {
+            self.add_image_column(column);
+        }
         match &row.input {
+            // Only conversations have images.
+            RowInput::Text(_) if !row.images.is_empty() => self.messages += 1,
             RowInput::Text(text) => {
                 self.texts += 1;
                 if text.trim_ascii_start().is_empty() {
@@ -94,8 +101,20 @@ impl RowTotals {
         }
     }
 
+    /// Whether a row has a value in this image column.
+    pub(crate) fn has_images(&self, column: usize) -> bool {
+        self.images_in.contains(&column)
+    }
+
+    fn add_image_column(&mut self, column: usize) {
+        if !self.images_in.contains(&column) {
+            self.images_in.push(column);
+        }
+    }
+
     /// Adds the counts of the next chunk, which has `lines` lines before it.
     pub(crate) fn append_chunk(&mut self, other: Self, lines: u64) {
+        other.images_in.iter().for_each(|&column| self.add_image_column(column));
         self.texts += other.texts;
         self.messages += other.messages;
         self.token_ids += other.token_ids;

@@ -224,6 +224,7 @@ impl BenchPromptSource {
                 index,
                 id: PromptId::from_index(index),
                 input: PromptInput::Text(generate_text(*seed, index, *tokens)),
+                images: Vec::new(),
                 params: RequestParams::default(),
                 route: None,
                 priority: 0,

@@ -224,6 +224,7 @@ fn bad_row_result(bad_row: BadRow) -> PromptResult {
         index: bad_row.index,
         id,
         input: PromptInput::Text(String::new()),
+        images: Vec::new(),
         params: RequestParams::default(),
         route: None,
         priority: 0,

@@ -516,6 +516,7 @@ mod tests {
             index,
             id: PromptId::from_index(index),
             input: PromptInput::Text(String::new()),
+            images: Vec::new(),
             params: RequestParams::default(),
             route: None,
             priority: 0,

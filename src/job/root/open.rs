@@ -223,11 +223,12 @@ pub(crate) fn answer_format(settings: &settings::Settings, source: &InputSource)
 
 /// Returns the rules for reading rows that the settings demand.
 pub(crate) fn row_rules(settings: &settings::Settings) -> InputRules {
-    InputRules {
+    let mut rules = InputRules {
         template: settings.template.clone(),
         prompt_column: settings.prompt_column.clone(),
         messages_column: settings.messages_column.clone(),
         drop_final_answer: settings.drop_final_answer,
+        image_columns: settings.image_column.clone(),
         keep_row: settings.keep_row,
         model: settings.model.clone(),
         ignore_row_model: settings.ignore_row_model,
@@ -246,5 +247,7 @@ pub(crate) fn row_rules(settings: &settings::Settings) -> InputRules {
         },
         defaults: settings.sampling_params(),
         batch_row_defaults: settings.batch_row_params(),
-    }
+    };
+    rules.sort_image_columns();
+    rules
 }

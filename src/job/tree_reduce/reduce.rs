@@ -365,6 +365,7 @@ impl<'c> TreeReducer<'c> {
         (settings.template, settings.reduce_template) = (None, None);
         (settings.prompt_column, settings.messages_column) = (None, None);
         (settings.schema, settings.check) = (None, None); // merged texts are no answers to the rows
+        settings.image_column = Vec::new();
         (settings.keep_row, settings.no_echo) = (false, true);
         (settings.bad_rows, settings.duplicate_ids) = (BadRowPolicy::Stop, DuplicateIdPolicy::Keep);
         settings.model = model.clone().or(settings.model.take());

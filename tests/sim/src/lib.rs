@@ -42,3 +42,4 @@ pub use script::{Fault, Rule, Script};
 pub use seen::Seen;
 pub use simulator::{Fleet, Simulator};
 pub use template::{Rendering, Turn, render};
+pub use wire::images::image_text;

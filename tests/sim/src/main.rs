@@ -126,6 +126,9 @@ struct Flags {
     /// Kill endpoint K after a time (2@5s) or a number of prompts (2@1000p).
     #[arg(long, value_name = "K@WHEN", value_parser = die)]
     die: Vec<(usize, Death)>,
+    /// Serve a model that sees images.
+    #[arg(long)]
+    multimodal: bool,
     /// A text that makes any prompt bad that contains it.
     #[arg(long, value_name = "TEXT")]
     poison: Option<String>,
@@ -240,6 +243,7 @@ impl Flags {
                 Term::Exit => OnTerm::Exit,
             },
             die: self.die.iter().find(|(k, _)| *k == at).map(|(_, death)| *death),
+            multimodal: self.multimodal,
             poison: self.poison.clone(),
             calls_tools: self.tools,
             refuse: self.refuse.clone(),

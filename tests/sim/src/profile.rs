@@ -81,6 +81,8 @@ pub struct Profile {
     pub on_term: OnTerm,
     /// When it is killed.
     pub die: Option<Death>,
+    /// Whether the model sees images.
+    pub multimodal: bool,
     /// A text that makes any prompt bad that contains it, and with it the whole list.
     pub poison: Option<String>,
     /// Whether the model calls the tools that it is given, as with `--enable-auto-tool-choice`.
@@ -112,6 +114,7 @@ impl Default for Profile {
             loading: Duration::ZERO,
             on_term: OnTerm::Exit,
             die: None,
+            multimodal: false,
             poison: None,
             calls_tools: false,
             refuse: None,

@@ -6,6 +6,7 @@
 pub mod answers;
 pub mod chunks;
 pub mod fields;
+pub mod images;
 pub mod logprobs;
 pub mod plan;
 pub mod refusal;

@@ -378,8 +378,15 @@ impl Limit<'_> {
         messages: impl Iterator<Item = &'m Message<'m>>,
         rendering: Rendering,
     ) -> Result<Vec<Id>, Refusal> {
-        let texts: Option<Vec<(&str, Cow<'_, str>)>> =
-            messages.map(|m| Some((&*m.role.0, m.content.text()?))).collect();
+        let sees = self.profile.multimodal;
+        let content = |m: &'m Message<'m>| match sees {
+            true => m.content.text_with_images().map_err(|reason| Refusal::bad(&reason)),
+            false => Ok(m.content.text()),
+        };
+        let texts: Vec<Option<(&str, Cow<'_, str>)>> = messages
+            .map(|m| Ok(content(m)?.map(|text| (&*m.role.0, text))))
+            .collect::<Result<_, Refusal>>()?;
+        let texts: Option<Vec<(&str, Cow<'_, str>)>> = texts.into_iter().collect();
         let Some(texts) = texts else {
             let model = self.profile.models.first().map_or("", String::as_str);
             return Err(Refusal::bad(&format!("{model} is not a multimodal model")));

@@ -4,6 +4,7 @@
 //! ignores unknown ones. It is strict; a body that does not fit goes the slow way through
 //! `fields`, which forgives what the real server forgives and explains the rest.
 
+use super::images::image_text;
 use crate::tokens::Id;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -232,6 +233,23 @@ impl Content<'_> {
         Self::Text(Text(Cow::Borrowed("")))
     }
 
+    /// The text, parts joined, with texts that stand for images; nothing when a part is neither.
+    ///
+    /// # Errors
+    /// An image that cannot be loaded.
+    pub fn text_with_images(&self) -> Result<Option<Cow<'_, str>>, String> {
+        let Self::Parts(parts) = self else { return Ok(self.text()) };
+        let mut joined = String::new();
+        for part in parts {
+            match (&part.text, &part.image_url) {
+                (Some(text), None) => joined.push_str(&text.0),
+                (None, Some(image)) => joined.push_str(&image_text(&image.url.0)?),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(Cow::Owned(joined)))
+    }
+
     /// The text, parts joined; nothing when a part is not text.
     #[must_use]
     pub fn text(&self) -> Option<Cow<'_, str>> {
@@ -252,6 +270,17 @@ pub struct Part<'a> {
     /// Its text, if it is text.
     #[serde(borrow, default)]
     pub text: Option<Text<'a>>,
+    /// Its image, if it is one.
+    #[serde(borrow, default)]
+    pub image_url: Option<ImageUrl<'a>>,
+}
+
+/// Where an image is, or the image itself.
+#[derive(Debug, Deserialize)]
+pub struct ImageUrl<'a> {
+    /// A URL of any kind.
+    #[serde(borrow)]
+    pub url: Text<'a>,
 }
 
 /// One stop string or up to four.

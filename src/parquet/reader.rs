@@ -300,6 +300,41 @@ mod tests {
         assert_eq!(read_text(ParquetReader::open(bad.path(), |_| false, &[])).expect("rows"), "{}\n");
     }
 
+    #[test]
+    fn images_become_base64_at_any_place_and_texts_in_binary_become_paths() {
+        let gif = b"GIF89a\x01\0\x01\0\0\0\0;";
+        let bytes: ArrayRef =
+            Arc::new(BinaryArray::from(vec![Some(&gif[..]), Some(b"a/b.png"), None, Some(b"")]));
+        let paths: ArrayRef = Arc::new(StringArray::from(vec![Some("x.gif"), None, None, None]));
+        let fields = ["bytes", "path"].map(String::from);
+        let types = [DataType::Binary, DataType::Utf8];
+        let fields: Fields =
+            fields.into_iter().zip(types).map(|(name, kind)| Field::new(name, kind, true)).collect();
+        let structs = arrow_array::StructArray::new(fields, vec![bytes.clone(), paths], None);
+        let mut lists = ListBuilder::new(arrow_array::builder::BinaryBuilder::new());
+        for _ in 0..4 {
+            lists.values().append_value(gif);
+            lists.append(true);
+        }
+        let file = parquet_file(vec![
+            ("one", bytes),
+            ("hf", Arc::new(structs)),
+            ("all", Arc::new(lists.finish())),
+        ]);
+        let columns = ["one", "hf", "all"].map(String::from);
+        let text = read_text(ParquetReader::open(file.path(), |_| false, &columns)).expect("rows");
+        let all = r#""all":[{"bytes":"R0lGODlhAQABAAAAADs="}]}"#;
+        let rows = [
+            r#"{"one":{"bytes":"R0lGODlhAQABAAAAADs="},"hf":{"bytes":"R0lGODlhAQABAAAAADs=","path":"x.gif"},"#,
+            r#"{"one":{"path":"a/b.png"},"hf":{"bytes":"YS9iLnBuZw=="},"#,
+            r#"{"hf":{},"#,
+            r#"{"one":{"bytes":""},"hf":{"bytes":""},"#,
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), rows.map(|row| format!("{row}{all}")));
+        let rows = ParquetReader::open(file.path(), |_| false, &columns[..1]).expect("rows");
+        assert_eq!(rows.omitted_columns(), ["hf", "all"]);
+    }
+
     /// Spark, Polars and DuckDB write times in UTC, pandas with named zones.
     #[test]
     fn times_in_named_zones_become_utc_at_any_depth() {

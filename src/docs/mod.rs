@@ -14,6 +14,7 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("faq", include_str!("faq.md")),
     ("faults", include_str!("faults.md")),
     ("glossary", include_str!("glossary.md")),
+    ("images", include_str!("images.md")),
     ("input", include_str!("input.md")),
     ("library", include_str!("library.md")),
     ("mpi", include_str!("mpi.md")),
@@ -59,6 +60,8 @@ page!(faq, "faq.md");
 page!(faults, "faults.md");
 #[cfg(doc)]
 page!(glossary, "glossary.md");
+#[cfg(doc)]
+page!(images, "images.md");
 #[cfg(doc)]
 page!(input, "input.md");
 #[cfg(doc)]

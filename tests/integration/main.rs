@@ -21,6 +21,7 @@ mod endings;
 mod engine;
 mod flaws;
 mod folders;
+mod images;
 mod local;
 mod look;
 mod outputs;

@@ -53,6 +53,8 @@ pub(crate) struct EngineSetup<P, S> {
     /// The prompts in the order of work; the iterator may block. An error ends the engine, and so does its end once all
     /// prompts are settled.
     pub(crate) prompts: P,
+    /// Prompts between the reader and the scheduler, at most.
+    pub(crate) read_ahead: usize,
     /// Takes results; called on a thread of its own. An error ends the engine.
     pub(crate) sink: S,
 }
@@ -64,8 +66,8 @@ pub(crate) struct EngineHandle {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Prompts between the reader and the scheduler.
-const PROMPT_CHANNEL_CAPACITY: usize = 256;
+/// Prompts between the reader and the scheduler, unless they are large.
+pub(crate) const MAX_READ_AHEAD: usize = 256;
 /// Batches of results between the scheduler and the writer.
 const RESULT_CHANNEL_CAPACITY: usize = 64;
 /// Results per call of the sink, beyond which no more are added to a write.
@@ -88,9 +90,9 @@ where
     S: FnMut(Vec<PromptResult>) -> Result<(), String> + Send + 'static,
 {
     raise_file_limit();
-    let EngineSetup { policy, endpoints, api_key, prompts, sink } = setup;
+    let EngineSetup { policy, endpoints, api_key, prompts, read_ahead, sink } = setup;
     let (commands, command_receiver) = mpsc::unbounded_channel();
-    let (prompt_sender, prompt_receiver) = mpsc::channel(PROMPT_CHANNEL_CAPACITY);
+    let (prompt_sender, prompt_receiver) = mpsc::channel(read_ahead.max(1));
     let (result_sender, result_receiver) = mpsc::channel(RESULT_CHANNEL_CAPACITY);
     let (read_error_sender, read_errors) = std_mpsc::channel();
     let reader = thread::Builder::new()

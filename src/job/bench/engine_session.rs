@@ -204,6 +204,7 @@ impl SessionEngine {
             endpoints,
             api_key: key,
             prompts: prompt_receiver.into_iter().flatten().map(Ok::<_, Infallible>),
+            read_ahead: engine::MAX_READ_AHEAD,
             sink: move |outcomes: Vec<PromptResult>| {
                 // Fails only if the session has ended.
                 let _ = result_sender.send(SessionEvent::Results(Instant::now(), outcomes));

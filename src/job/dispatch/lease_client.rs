@@ -6,7 +6,7 @@
 //! `worker.rs`, on rank 0 `coordinator.rs`.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -33,6 +33,8 @@ pub(crate) struct LeaseClient {
     place_of_row: HashMap<u64, u64>,
     /// Prompts given to the engine in all.
     prompts_given: u64,
+    /// The leases with text that the engine has not read: their bytes, and the prompts given up to their end.
+    unread_texts: VecDeque<(usize, u64)>,
     settled: Vec<u64>,
     returned: Vec<u64>,
     progress: EngineProgress,
@@ -55,6 +57,9 @@ pub(crate) struct LeaseClient {
     /// Earliest time of an urgent report.
     earliest_report: Instant,
 }
+
+/// Bytes of leases with text that may wait at a rank before it asks for more.
+const MAX_UNREAD_TEXT_BYTES: usize = 32 << 20;
 
 /// Intervals between the reports of a rank.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +96,7 @@ impl LeaseClient {
             lease_sender,
             place_of_row: HashMap::new(),
             prompts_given: 0,
+            unread_texts: VecDeque::new(),
             settled: Vec::new(),
             returned: Vec::new(),
             progress: EngineProgress::default(),
@@ -135,7 +141,10 @@ impl LeaseClient {
     fn on_engine_event(&mut self, event: EngineEvent) {
         match event {
             EngineEvent::Progress(progress) => self.progress = progress,
-            EngineEvent::Backlog(backlog) => self.backlog = backlog,
+            EngineEvent::Backlog(backlog) => {
+                self.backlog = backlog;
+                self.unread_texts.retain(|&(_, end)| end > backlog.received_count);
+            }
             EngineEvent::PromptsReturned(rows) => {
                 self.backlog.queued_count = 0;
                 self.returned.extend(rows.iter().filter_map(|row| self.place_of_row.remove(row)));
@@ -228,8 +237,12 @@ impl LeaseClient {
     fn accept_lease(&mut self, lease: WorkLease) {
         self.awaiting_grant = false;
         let places: Vec<(u64, u64)> = lease.row_places().collect();
+        let text_bytes = lease.rows.text.as_ref().map_or(0, Vec::len);
         if self.lease_sender.as_ref().is_some_and(|sender| sender.send(lease.rows).is_ok()) {
             self.prompts_given += places.len() as u64;
+            if text_bytes > 0 {
+                self.unread_texts.push_back((text_bytes, self.prompts_given));
+            }
             self.place_of_row.extend(places);
         } else {
             // The reader has ended, and the engine will: it needs no more prompts.
@@ -287,9 +300,10 @@ impl LeaseClient {
     }
 
     /// Returns the number of prompts to ask for: up to the target backlog, or none while more than half of it is
-    /// queued.
+    /// queued, or leases with much text are unread.
     fn prompts_wanted(&self) -> u64 {
-        if self.lease_sender.is_none() {
+        let unread: usize = self.unread_texts.iter().map(|&(bytes, _)| bytes).sum();
+        if self.lease_sender.is_none() || unread > MAX_UNREAD_TEXT_BYTES {
             return 0;
         }
         let EngineBacklog { received_count, queued_count, window_total, answer_rate, .. } =
@@ -356,6 +370,19 @@ mod tests {
         assert!(client.take_due_messages(later).is_empty(), "the rank has asked already");
         client.on_message(grant_message(128, 10, false));
         assert_eq!(only_reports(client.take_due_messages(later))[0].prompts_wanted, 108);
+    }
+
+    #[test]
+    fn no_more_work_is_requested_while_much_text_is_unread() {
+        let (mut client, _leases) = new_client();
+        let mut grant = grant_message(0, 8, false);
+        let ToWorker::Grant(LeaseGrant { lease: Some(lease), .. }) = &mut grant else { return };
+        lease.rows.text = Some(vec![b' '; MAX_UNREAD_TEXT_BYTES + 1]);
+        client.on_message(grant);
+        client.on_local_event(backlog_event(7, 2));
+        assert_eq!(client.prompts_wanted(), 0);
+        client.on_local_event(backlog_event(8, 2));
+        assert!(client.prompts_wanted() > 0);
     }
 
     #[test]

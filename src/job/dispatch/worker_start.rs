@@ -30,11 +30,16 @@ use crate::{
         PromptInput, PromptResult, RequestParams, RowHash, Tally,
     },
     engine::{self, Endpoint, EngineEvent, EngineExit, EngineHandle, EngineSetup},
-    input::{BadRow, PromptReader, RowLease},
+    input::{BadRow, InputRules, PromptReader, RowLease},
     metrics::timeline::TimelineSlot,
     shards::{AnswerLineStyle, ShardHeader, ShardWriter, write_answer_line},
     site::SignalHandler,
 };
+
+/// Bytes of prompts that are read ahead of the engine, at most, unless a single one has more.
+const READ_AHEAD_BYTES: u64 = 16 << 20;
+/// Size that an image in a file of its own is taken to have.
+const LARGE_IMAGE_BYTES: u64 = 2 << 20;
 
 /// Facts that all ranks share when the work starts.
 #[derive(Clone, Copy)]
@@ -150,6 +155,7 @@ fn start_engine(
         endpoints: engine_endpoints(context, endpoint_statuses),
         api_key: job.api_key.clone(),
         prompts: PromptReader::new(&plan.source, &plan.rules, leases.into_iter()),
+        read_ahead: read_ahead(plan.source.longest_row, &plan.rules),
         sink: move |results: Vec<PromptResult>| {
             // The row counts as settled at rank 0 only after its line is in the shard file.
             shard.append_results(&results).map_err(|error| error.to_string())?;
@@ -161,6 +167,17 @@ fn start_engine(
     };
     engine::spawn_engine(setup, move |event| events.send(LocalEvent::Engine(event)))
         .map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+/// Returns how many prompts are read ahead of the engine: fewer where rows are long or name images.
+fn read_ahead(longest_row: u64, rules: &InputRules) -> usize {
+    let largest = match rules.image_columns[..] {
+        [] => longest_row,
+        // The sizes of files with images are not known yet.
+        _ => longest_row.max(LARGE_IMAGE_BYTES),
+    };
+    let prompts = READ_AHEAD_BYTES / largest.max(1);
+    usize::try_from(prompts).unwrap_or(usize::MAX).clamp(1, engine::MAX_READ_AHEAD)
 }
 
 fn create_shard(context: WorkContext<'_>) -> Result<(ShardWriter, AnswerLineStyle), String> {

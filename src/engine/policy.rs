@@ -391,6 +391,7 @@ mod tests {
             index: 0,
             id: crate::domain::PromptId::from_index(0),
             input,
+            images: Vec::new(),
             params: own,
             route,
             priority: 0,

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{tests::TestInput, *};
-use crate::domain::{Prompt, PromptInput};
+use crate::domain::Prompt;
 
 const GIF: &str = "R0lGODlhAQABAAAAADs=";
 
@@ -22,8 +22,7 @@ fn scan_error(name: &str, text: &str, rules: &InputRules) -> String {
 }
 
 fn shown(prompt: &Prompt) -> (&str, Vec<&str>) {
-    let (PromptInput::Text(text) | PromptInput::Messages(text)) = &prompt.input;
-    (text, prompt.images.iter().map(|image| image.label.as_str()).collect())
+    (prompt.input.as_str(), prompt.images.iter().map(|image| image.label.as_str()).collect())
 }
 
 #[test]

@@ -206,7 +206,9 @@ impl EndSummary<'_> {
         let Some(invalid) = self.invalid else {
             return match self.tally.invalid_answers {
                 0 => Ok(()),
-                answers => writeln!(f, "invalid: {}", invalid_text(answers, self.tally.invalid_tokens)),
+                answers => {
+                    writeln!(f, "invalid: {}", invalid_text(answers, self.tally.invalid_tokens))
+                }
             };
         };
         if invalid.answers == 0 {
@@ -456,19 +458,19 @@ mod tests {
     #[test]
     fn invalid_answers_are_told_with_their_tokens_and_the_first_reason() {
         let counts = PromptCounts::new(9, 9, 0);
-        let tally = Tally { answered: 9, invalid_answers: 1, invalid_tokens: 5, ..Tally::default() };
+        let tally =
+            Tally { answered: 9, invalid_answers: 1, invalid_tokens: 5, ..Tally::default() };
         let text = end_summary(&counts, &tally).to_string();
         assert!(text.contains("invalid: 1 answer with 5 tokens\n"), "{text}");
         let first = FailureExample { id: "7".into(), message: "it is empty".into(), status: None };
         let prompts = FailureStats { count: 3, examples: [(7, first)].into() };
         let stats = InvalidStats { answers: 4, completion_tokens: 1200, prompts };
-        let text =
-            EndSummary { invalid: Some(&stats), ..end_summary(&counts, &tally) }.to_string();
+        let text = EndSummary { invalid: Some(&stats), ..end_summary(&counts, &tally) }.to_string();
         assert!(text.contains("invalid: 4 answers with 1,200 tokens, of 3 prompts\n"), "{text}");
         assert!(text.contains("first reason (id 7): it is empty\n"), "{text}");
         let none = InvalidStats::default();
-        let text =
-            EndSummary { invalid: Some(&none), ..end_summary(&counts, &Tally::default()) }.to_string();
+        let text = EndSummary { invalid: Some(&none), ..end_summary(&counts, &Tally::default()) }
+            .to_string();
         assert!(!text.contains("invalid"), "{text}");
     }
 

@@ -268,7 +268,9 @@ pub(super) mod tests {
     #[test]
     fn an_invalid_answer_keeps_its_raw_text_beside_the_reason() {
         let mut result = prompt_result(2, Err(FailureKind::Invalid));
-        let Outcome::Answered(raw) = prompt_result(2, Ok("{\"n\": ")).outcome else { unreachable!() };
+        let Outcome::Answered(raw) = prompt_result(2, Ok("{\"n\": ")).outcome else {
+            unreachable!()
+        };
         result.invalid = Some(Box::new(InvalidAnswers {
             count: 3,
             completion_tokens: 9,

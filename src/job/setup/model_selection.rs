@@ -51,7 +51,9 @@ pub(crate) fn select_model_and_route(
     // Another model may have no chat template, so the route is selected again.
     let previous_api = known.previous_api.filter(|_| !is_changed);
     let text_route = select_text_route(settings.api, previous_api, &serving);
-    if text_route == Route::Completions && settings.system.is_some() && known.source.any_text {
+    let sends_texts =
+        known.source.any_token_ids || (text_route == Route::Completions && known.source.any_text);
+    if settings.system.is_some() && sends_texts {
         return Err(PreconditionError::SystemNeedsChat.into());
     }
     let chat_template = if text_route == Route::Chat || known.source.any_messages {

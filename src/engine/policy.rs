@@ -252,14 +252,16 @@ impl EnginePolicy {
     }
 
     /// Returns the prompt's `max_tokens` if it has to be lower than `requested`, lest prompt and answer exceed the
-    /// context. Deterministic, so that runs are equal; an estimate, so it never rejects a prompt.
+    /// context. `truncated_to` is the number of tokens to which the server cuts the prompt. Deterministic, so that runs are equal; an estimate, so it never rejects a prompt.
     #[must_use]
     pub(crate) fn fitted_max_tokens(
         &self,
         requested: Option<u64>,
         prompt: &PromptInput,
+        truncated_to: Option<u64>,
     ) -> Option<u64> {
-        self.fitted_to(requested, count_tokens(prompt))
+        let prompt_tokens = count_tokens(prompt).min(truncated_to.unwrap_or(u64::MAX));
+        self.fitted_to(requested, prompt_tokens)
     }
 
     /// Returns the `max_tokens` of a prompt with this many tokens if it has to be lower than `requested`.
@@ -280,7 +282,7 @@ impl EnginePolicy {
     /// no more.
     pub(super) fn doubled_max_tokens(&self, max_tokens: u64, prompt: &PromptInput) -> Option<u64> {
         let doubled = max_tokens.saturating_mul(2);
-        let fitted = self.fitted_max_tokens(Some(doubled), prompt).unwrap_or(doubled);
+        let fitted = self.fitted_max_tokens(Some(doubled), prompt, None).unwrap_or(doubled);
         (fitted > max_tokens).then_some(fitted)
     }
 
@@ -358,21 +360,23 @@ mod tests {
     fn answers_are_cut_only_where_they_could_not_fit() {
         let policy = test_policy();
         let text = |length: usize| PromptInput::Text("x".repeat(length));
-        assert_eq!(policy.fitted_max_tokens(Some(512), &text(400)), None);
+        assert_eq!(policy.fitted_max_tokens(Some(512), &text(400), None), None);
         assert_eq!(
-            policy.fitted_max_tokens(Some(2000), &text(400)),
+            policy.fitted_max_tokens(Some(2000), &text(400), None),
             Some(1408),
             "2048 - 100 - 512 in steps of 64"
         );
         assert_eq!(
-            policy.fitted_max_tokens(Some(512), &text(8000)),
+            policy.fitted_max_tokens(Some(512), &text(8000), None),
             Some(128),
             "the server knows better whether it fits"
         );
-        assert_eq!(policy.fitted_max_tokens(Some(64), &text(8000)), None);
-        assert_eq!(policy.fitted_max_tokens(None, &text(8000)), None);
+        assert_eq!(policy.fitted_max_tokens(Some(64), &text(8000), None), None);
+        assert_eq!(policy.fitted_max_tokens(None, &text(8000), None), None);
+        let cut = policy.fitted_max_tokens(Some(512), &text(8000), Some(500));
+        assert_eq!(cut, None, "the server cuts the prompt, and all of the answer fits");
         let unknown = EnginePolicy { max_model_len: None, ..test_policy() };
-        assert_eq!(unknown.fitted_max_tokens(Some(100_000), &text(10)), None);
+        assert_eq!(unknown.fitted_max_tokens(Some(100_000), &text(10), None), None);
     }
 
     fn prompt_with(params: &[(&str, &str)], route: Option<Route>, input: PromptInput) -> Prompt {
@@ -459,7 +463,7 @@ mod tests {
         ) {
             let policy = EnginePolicy { max_model_len: Some(context), ..test_policy() };
             let prompt = PromptInput::Text("y".repeat(length));
-            if let Some(fitted) = policy.fitted_max_tokens(Some(requested), &prompt) {
+            if let Some(fitted) = policy.fitted_max_tokens(Some(requested), &prompt, None) {
                 prop_assert!(fitted < requested && fitted < context && fitted > 0);
             }
         }

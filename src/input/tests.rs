@@ -788,6 +788,35 @@ fn parquet_rows_have_parameters_in_params_and_all_other_columns_are_data() {
     assert!(error.to_string().contains("Prompt"), "{error}");
 }
 
+#[cfg(feature = "parquet")]
+#[test]
+fn parquet_columns_are_named_and_reached_into_as_in_other_formats() {
+    use arrow_schema::{DataType::*, Field};
+    let text = |name: &str| Field::new(name, Utf8, true);
+    let message = Struct(vec![text("from"), text("value")].into());
+    let fields = || {
+        vec![
+            Field::new("talk", arrow_schema::DataType::new_list(message.clone(), true), true),
+            Field::new("meta", Struct(vec![text("title")].into()), true),
+            Field::new("max_tokens", Int64, true),
+        ]
+    };
+    let rows = r#"{"talk": [{"from": "human", "value": "a"}], "meta": {"title": "T"}, "max_tokens": 3}
+        {"meta": {"title": null}}"#;
+    let prompts = |rules: InputRules| {
+        let rules = InputRules { bad_rows: BadRowAction::Fail, ..rules };
+        let files = parquet_input(fields(), rows, &rules).unwrap();
+        let notes = files.scan_with(&rules).unwrap().notes.join("\n");
+        assert!(notes.contains("`max_tokens` counts as data and is not sent"), "{notes}");
+        prompt_texts(&files.read_prompts(&rules)).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let named = InputRules { messages_column: Some("talk".into()), ..InputRules::default() };
+    assert_eq!(prompts(named), [r#"[{"role":"user","content":"a"}]"#]);
+    let named = InputRules { prompt_column: Some("meta.title".into()), ..InputRules::default() };
+    assert_eq!(prompts(named), ["T"]);
+    assert_eq!(prompts(template_rules("{{meta.title}}: {{talk[0].value}}")), ["T: a"]);
+}
+
 #[test]
 fn a_row_that_never_ends_is_an_error_before_memory_runs_out() {
     let mut text = b"prompt,x\na,b\nc,\"".to_vec();

@@ -276,7 +276,8 @@ impl TaskQueue {
     fn params_for(&mut self, prompt: &Prompt, policy: &EnginePolicy) -> Arc<BatchParams> {
         let defaults = || policy.defaults_of(prompt).answer_limit();
         let requested = prompt.params.answer_limit().or_else(defaults);
-        let fitted = policy.fitted_max_tokens(requested, &prompt.input);
+        let truncated = prompt.params.get_u64("truncate_prompt_tokens");
+        let fitted = policy.fitted_max_tokens(requested, &prompt.input, truncated);
         let is_text = matches!(prompt.input, PromptInput::Text(_) | PromptInput::Messages(_));
         if !prompt.params.is_empty() || fitted.is_some() || prompt.route.is_some() || !is_text {
             return Arc::new(policy.batch_params(prompt, fitted));

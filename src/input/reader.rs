@@ -8,7 +8,7 @@ use std::{collections::VecDeque, io::Take};
 use super::{
     BadRowAction, InputError, InputRules, InputSource, RowLease, RowRange,
     lease::{ByteSource, source_file},
-    records::{RecordError, RecordReader},
+    records::RecordReader,
     row::{RowParser, template::PromptTemplate},
     scan::row_hashes::RowHasher,
 };
@@ -100,7 +100,8 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             .unwrap_or(READ_BUFFER_BYTES)
             .saturating_add(1)
             .min(READ_BUFFER_BYTES);
-        let records = RecordReader::new(bytes, range.offset, file.format, buffer);
+        let records = RecordReader::new(bytes, range.offset, file.layout, buffer)
+            .with_fields(file.columns.len());
         Ok(OpenRange { range, records, rows_read: 0 })
     }
 
@@ -112,8 +113,9 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
         let template =
             self.template.as_ref().map_err(|reason| InputError::InvalidTemplate(reason.clone()))?;
         let parser = RowParser {
-            format: file.format,
+            layout: file.layout,
             columns: &file.columns,
+            partition: &file.partition,
             template: template.as_ref(),
             rules: &self.rules,
             batch_file: file.batch,
@@ -122,8 +124,8 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             let record = match open.records.next_record() {
                 Ok(Some(record)) => record,
                 Ok(None) if open.rows_read == open.range.rows => return Ok(None),
-                Ok(None) | Err(RecordError::TooLong(_)) => return Err(changed()),
-                Err(RecordError::Io(source)) => {
+                Ok(None) => return Err(changed()),
+                Err(source) => {
                     let path = file.path.clone();
                     return Err(InputError::Io { action: "cannot read", path, source });
                 }

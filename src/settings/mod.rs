@@ -29,9 +29,9 @@ pub(crate) use secret::ApiKey;
 pub(crate) use serve::{ServeLayout, is_secret_name};
 pub(crate) use times::{UtcTimestamp, Walltime};
 pub(crate) use values::{
-    ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, DuplicateIdPolicy, ExtraBody, GatherMode,
-    HumanDuration, LogFormat, OutputFormat, ProgressStyle, RemoteEndpointPolicy, ResumePolicy,
-    TokenLimit, UnknownFieldPolicy, UsageMode,
+    ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, CsvDelimiter, DuplicateIdPolicy, ExtraBody,
+    GatherMode, HeaderMode, HumanDuration, LogFormat, OutputFormat, ProgressStyle,
+    RemoteEndpointPolicy, ResumePolicy, SourceFormat, TokenLimit, UnknownFieldPolicy, UsageMode,
 };
 
 use serde::{Deserialize, Serialize};
@@ -154,6 +154,14 @@ pub(crate) struct Settings {
     pub timeout_per_sequence: HumanDuration,
     /// Attempts per prompt in all.
     pub retries: u32,
+    /// Format of inputs whose extension does not tell it; default: JSON lines for standard input.
+    pub input_format: Option<SourceFormat>,
+    /// Character between the fields of CSV.
+    pub csv_delimiter: CsvDelimiter,
+    /// Whether tables begin with a line of column names.
+    pub csv_header: HeaderMode,
+    /// Encoding of text: `auto` or a name.
+    pub encoding: String,
     /// Treatment of invalid rows.
     pub bad_rows: BadRowPolicy,
     /// Treatment of rows with the same id.
@@ -239,6 +247,10 @@ impl Default for Settings {
             timeout: HumanDuration::from_secs(300),
             timeout_per_sequence: HumanDuration::from_secs(60),
             retries: 3,
+            input_format: None,
+            csv_delimiter: CsvDelimiter::Auto,
+            csv_header: HeaderMode::Auto,
+            encoding: "auto".into(),
             bad_rows: BadRowPolicy::Stop,
             duplicate_ids: DuplicateIdPolicy::Refuse,
             unknown_fields: UnknownFieldPolicy::Warn,

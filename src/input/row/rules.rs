@@ -5,10 +5,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::RequestParams;
+use crate::input::FileFormat;
 
 /// The user's choices for reading rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InputRules {
+    /// How files are read before they are rows.
+    pub files: FileRules,
     /// Text of the prompt template, with `{{column}}`, `{{item}}` or `{item}`.
     pub template: Option<String>,
     /// Column or path of the prompt, if it is not `prompt`.
@@ -39,7 +42,7 @@ pub(crate) struct InputRules {
 impl InputRules {
     /// Returns the columns of the prompt and of the conversation. If one is named, the other is data unless it is named
     /// too.
-    pub(super) fn input_columns(&self) -> InputColumns<'_> {
+    pub(crate) fn input_columns(&self) -> InputColumns<'_> {
         match (self.prompt_column.as_deref(), self.messages_column.as_deref()) {
             (None, None) => InputColumns::DEFAULT,
             (prompt, messages) => InputColumns { prompt, messages },
@@ -81,6 +84,19 @@ impl InputColumns<'_> {
         let names = [self.prompt, self.messages].into_iter().flatten();
         names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ")
     }
+}
+
+/// The user's choices for reading files as rows; what is not chosen is recognised.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileRules {
+    /// Format of inputs whose extension does not tell it (`--input-format`).
+    pub format: Option<FileFormat>,
+    /// Byte between the fields of CSV (`--csv-delimiter`).
+    pub delimiter: Option<u8>,
+    /// Whether tables begin with their first row (`--csv-header no`).
+    pub has_no_header: bool,
+    /// Name of the encoding of text (`--encoding`).
+    pub encoding: Option<String>,
 }
 
 /// Action to take on invalid rows (`--bad-rows`).

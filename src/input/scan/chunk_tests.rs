@@ -98,8 +98,7 @@ fn listing_of(folder: &Path, files: &[(&str, &str)], block: u64) -> InputListing
     let write = |&(name, text): &(&str, &str)| {
         let path = folder.join(name);
         fs::write(&path, text).unwrap();
-        let format = format_of(&path).unwrap();
-        InputFile::new(path, format)
+        InputFile::new(path.clone(), tests::layout_of(&path))
     };
     let files: Vec<_> = files.iter().map(write).collect();
     InputListing { block, ..InputListing::new(&files).unwrap() }
@@ -112,7 +111,7 @@ proptest! {
     fn any_partition_into_chunks_gives_the_result_of_one_chunk(
         rows in prop::collection::vec(any_row(), 0..40),
         more in prop::collection::vec(any_row(), 0..20),
-        end in prop_oneof![Just("\n"), Just("\r\n")],
+        end in prop_oneof![Just("\n"), Just("\r\n"), Just("\r")],
         mark: bool,
         torn: bool,
         rules in any_rules(),
@@ -124,7 +123,10 @@ proptest! {
         if !torn { text.push_str(end); }
         let table = format!("prompt,id{end}a,1{end}\"b\nc\",2{end}");
         let more = more.join(end);
-        let files = [("a.jsonl", text.as_str()), ("b.csv", &table), ("c.txt", &more), ("d.jsonl", "")];
+        let tabs = format!("prompt\tid{end}\"a\t1{end}\"b{end}c\"\t2{end}{end}\"d{end}");
+        let files = [
+            ("a.jsonl", text.as_str()), ("b.csv", &table), ("c.txt", &more), ("d.jsonl", ""), ("e.tsv", &tabs),
+        ];
         let folder = tempfile::tempdir().unwrap();
         let input = listing_of(folder.path(), &files, block);
         let whole = scan_in_chunks(&input, &rules, u64::MAX / 2);
@@ -172,7 +174,9 @@ fn chunks_are_multiples_of_blocks_and_tables_are_one_chunk() {
     let file = |name: &str, size| files::ListedFile {
         path: name.into(),
         name: name.into(),
-        format: format_of(Path::new(name)).unwrap(),
+        layout: tests::layout_of(Path::new(name)),
+        unit: RowUnit::Line,
+        partition: Vec::new(),
         size,
         mtime: 0,
         batch: false,

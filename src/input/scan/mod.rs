@@ -20,9 +20,8 @@ pub(crate) mod work_order;
 pub(crate) mod work_order_tests;
 
 use super::{
-    BadRowAction, BadRowLocation, ChunkScan, DuplicateId, FileCompression, InputChunk, InputError,
-    InputFile, InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile,
-    UnknownFieldAction,
+    BadRowAction, BadRowLocation, ChunkScan, DuplicateId, InputChunk, InputError, InputFile,
+    InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile, UnknownFieldAction,
     error::{BadRow, MAX_LISTED, MissingPrompt, count_rows},
     fingerprint::{FingerprintHasher, combine_fingerprints, hash_ends},
     records::{InputRecord, RecordReader},
@@ -149,9 +148,8 @@ impl<'i> InputScan<'i> {
             self.columns = scanned.columns;
             self.lines = 0;
         }
-        // Only now is the number of lines before the chunk known, so only now can its error name a line.
         if let Some(stop) = scanned.stop {
-            return Err(stop.into_input_error(file, self.lines));
+            return Err(stop.into_input_error(file));
         }
         let (rows, lines) = (self.table.row_count(), self.lines);
         self.fingerprint.add_blocks(&scanned.block_hashes);
@@ -184,8 +182,8 @@ impl<'i> InputScan<'i> {
             path: file.path.clone(),
             size,
             mtime: file.mtime,
-            format: file.format,
-            packing: FileCompression::Plain,
+            layout: file.layout,
+            partition: file.partition.clone(),
             fingerprint: std::mem::take(&mut self.fingerprint).finish(),
             ends_hash: ends,
             rows: self.table.row_count() - self.first_row,
@@ -212,7 +210,9 @@ impl<'i> InputScan<'i> {
         let rows = self.table.row_count();
         let source = InputSource {
             fingerprint: combine_fingerprints(
-                self.files.iter().map(|file| (file.format, file.fingerprint.as_str())),
+                self.files
+                    .iter()
+                    .map(|file| (file.layout, &*file.partition, file.fingerprint.as_str())),
             ),
             files: self.files,
             rows,
@@ -245,8 +245,8 @@ impl<'i> InputScan<'i> {
                       record: &InputRecord<'_>,
                       row: Result<ParsedRow<'_>, RejectedRow>| {
             let row = row.ok()?;
-            let hash =
-                RowHasher::new(parser.format, parser.columns).hash_record(record, row.id.is_some());
+            let hash = RowHasher::new(parser.layout, parser.columns, parser.partition)
+                .hash_record(record, row.id.is_some());
             Some(row.into_prompt(index, hash))
         };
         Ok(self.reread_row(index, prompt)?.flatten())
@@ -393,13 +393,15 @@ impl<'i> InputScan<'i> {
         };
         file.seek(SeekFrom::Start(range.offset)).map_err(io)?;
         let mut records =
-            RecordReader::new(file.take(range.bytes), range.offset, scanned.format, 1 << 12);
+            RecordReader::new(file.take(range.bytes), range.offset, scanned.layout, 1 << 12)
+                .with_fields(scanned.columns.len());
         let record = records
             .next_record()
-            .map_err(|error| ScanStop::from_record_error(error).into_input_error(listed, 0))?;
+            .map_err(|error| ScanStop::from_read_error(error).into_input_error(listed))?;
         let parser = RowParser {
-            format: scanned.format,
+            layout: scanned.layout,
             columns: &scanned.columns,
+            partition: &scanned.partition,
             template: self.template.as_ref(),
             rules: self.rules,
             batch_file: scanned.batch,
@@ -417,13 +419,29 @@ impl<'i> InputScan<'i> {
     }
 
     fn line_location(&self, (file, line): FileLine) -> InputLocation {
-        let name = self.input.files.get(file as usize).map(|file| file.name.clone());
-        InputLocation { file: name.unwrap_or_default(), line }
+        let file = self.input.files.get(file as usize);
+        let (file, unit) = file.map(|file| (file.name.clone(), file.unit)).unwrap_or_default();
+        InputLocation { file, line, unit }
+    }
+
+    fn note_blank_lines(&self) -> Option<String> {
+        let OccurrenceCount { count, first } = self.totals.blank_lines;
+        let lines = if count == 1 { "blank line" } else { "blank lines" };
+        let first = self.line_location(first);
+        (count > 0).then(|| format!("{count} {lines} skipped (first: {first})"))
     }
 
     fn collect_notes(&self) -> Vec<String> {
-        let RowTotals { streams, empty, surrogates, not_numbers, final_answers, fields, .. } =
-            &self.totals;
+        let RowTotals {
+            streams,
+            empty,
+            surrogates,
+            not_numbers,
+            final_answers,
+            fields,
+            ambiguous_quotes,
+            ..
+        } = &self.totals;
         let note = |seen: &OccurrenceCount, what: &str| {
             let (rows, location) = (count_rows(seen.count), self.line_location(seen.first));
             (seen.count > 0).then(|| format!("{what} ({rows}, first: {location})"))
@@ -433,6 +451,11 @@ impl<'i> InputScan<'i> {
             note(empty, "empty prompts, counted as failed"),
             note(surrogates, "halves of surrogate pairs read as U+FFFD"),
             note(not_numbers, "NaN or Infinity read as null"),
+            note(
+                ambiguous_quotes,
+                "quotes read as letters, although a quoted text of several lines may begin there",
+            ),
+            self.note_blank_lines(),
             note(
                 final_answers,
                 "conversations end with an assistant message and are sent so; --drop-final-answer leaves it out, \

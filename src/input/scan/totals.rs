@@ -32,6 +32,10 @@ pub(crate) struct RowTotals {
     /// Conversations that end with the assistant's message and are sent so.
     pub final_answers: OccurrenceCount,
     pub fields: FieldCensus,
+    /// Lines without a row.
+    pub blank_lines: OccurrenceCount,
+    /// Lines whose quotes were taken as letters, although they could begin a text of several lines.
+    pub ambiguous_quotes: OccurrenceCount,
 }
 
 /// Number of occurrences, with the position of the first.
@@ -109,6 +113,8 @@ impl RowTotals {
         self.not_numbers.append_chunk(other.not_numbers, lines);
         self.final_answers.append_chunk(other.final_answers, lines);
         self.fields.append_chunk(other.fields, lines);
+        self.blank_lines.append_chunk(other.blank_lines, lines);
+        self.ambiguous_quotes.append_chunk(other.ambiguous_quotes, lines);
     }
 }
 

@@ -57,10 +57,13 @@ pub(super) struct TreeArgs {
     fan_in: Option<String>,
     /// Longest merged text [default: by its texts]
     ///
-    /// In tokens. The default is the tokens of the group's texts plus 512, at least twice --max-tokens and at most half
-    /// of the context.
+    /// In tokens. The default is the tokens of the group's texts plus 512, at least twice --max-tokens and at most a
+    /// quarter of the context.
     #[arg(long, value_name = "N")]
     max_tokens_aggregation: Option<String>,
+    /// Exit with 0 although leaves were truncated to fit the model's context
+    #[arg(long)]
+    allow_truncation: bool,
 }
 
 /// Options about the servers and the model.

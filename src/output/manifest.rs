@@ -134,8 +134,44 @@ pub(crate) struct ReduceProgress {
     pub level: u32,
     /// True at the end if the root has a text.
     pub text: bool,
-    /// Leaves missing in the text, at the end.
+    /// What of the leaves is missing in the text, at the end.
+    #[serde(flatten)]
+    pub loss: TreeLoss,
+    /// True if truncated leaves do not count as a failure (`--allow-truncation`).
+    #[serde(default)]
+    pub allows_truncation: bool,
+}
+
+/// What of the leaves a reduced text does not cover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TreeLoss {
+    /// Leaves missing in the text.
     pub missing: u64,
+    /// Leaves of which a part was left out, because their text or one above it was truncated.
+    #[serde(default)]
+    pub cut: u64,
+    /// Length of the texts of all groups, in bytes.
+    #[serde(default)]
+    pub text_bytes: u64,
+    /// Bytes of them that were left out.
+    #[serde(default)]
+    pub left_out_bytes: u64,
+}
+
+impl ReduceProgress {
+    /// Returns whether the text is there and covers all leaves.
+    #[must_use]
+    pub(crate) fn is_complete(&self) -> bool {
+        self.text && self.loss.missing == 0 && (self.loss.cut == 0 || self.allows_truncation)
+    }
+}
+
+impl TreeLoss {
+    /// Returns the share of the texts that was left out, from 0 to 1.
+    #[must_use]
+    pub(crate) fn left_out_share(&self) -> f64 {
+        self.left_out_bytes as f64 / self.text_bytes.max(1) as f64
+    }
 }
 
 /// State of a run as written by its latest session.

@@ -108,6 +108,8 @@ pub(crate) struct Settings {
     pub fan_in: u64,
     /// Answer limit of a group of a reduce, in tokens; default: by the group's texts.
     pub max_tokens_aggregation: Option<u64>,
+    /// Truncated texts of a reduce are no failure.
+    pub allow_truncation: bool,
     /// First message of conversations, or `@` and the name of a file with it.
     pub system: Option<String>,
     /// Answer limit of rows without their own.
@@ -224,6 +226,7 @@ impl Default for Settings {
             reduce_template: None,
             fan_in: 50,
             max_tokens_aggregation: None,
+            allow_truncation: false,
             system: None,
             max_tokens: TokenLimit::Auto,
             temperature: None,

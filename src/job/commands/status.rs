@@ -235,9 +235,7 @@ fn status_verdict(view: &StatusView) -> JobVerdict {
         // With every prompt done but the output not gathered, the same command still has something to do.
         counts if counts.open > 0 || view.state != RunPhase::Finished => JobVerdict::PromptsOpen,
         counts if counts.failed > 0 => JobVerdict::SomeFailed,
-        _ if view.reduce.is_some_and(|tree| !tree.text || tree.missing > 0) => {
-            JobVerdict::SomeFailed
-        }
+        _ if view.reduce.is_some_and(|tree| !tree.is_complete()) => JobVerdict::SomeFailed,
         _ => JobVerdict::Done,
     }
 }

@@ -19,7 +19,7 @@ use super::{
     progress_recorder::{ProgressRecorder, total_progress},
     protocol::{LeaseGrant, ToRoot, ToWorker, WorkEnd, WorkLease, WorkerReport, decode_or_log},
     rank_state::{HeldFailures, RankState},
-    stop_reason::{StopReason, early_end_reason},
+    stop_reason::{StopReason, early_end_reason, exit_cause},
 };
 use crate::job::{root::RootRun, setup::deadline::Deadline};
 use crate::{
@@ -317,6 +317,9 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         state.progress = EngineProgress { tally, in_flight: 0, endpoints_up: 0 };
         self.ended_count += usize::from(!std::mem::replace(&mut state.ended, true));
         self.assignments.deregister_rank(from);
+        if let Some(cause) = exit_cause(exit) {
+            self.root.record_stop(cause);
+        }
         let Some(reason) = early_end_reason(exit) else { return };
         warn!(event = "rank_stopped_early", rank = from, "rank {from} stopped early: {reason}");
     }
@@ -421,6 +424,9 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             return;
         }
         info!(event = reason.event(), "{reason}");
+        if let Some(cause) = reason.cause() {
+            self.root.record_stop(cause);
+        }
         for rank in 0..self.ranks.len() {
             self.send_to(rank, ToWorker::Engine(EngineCommand::Stop));
         }

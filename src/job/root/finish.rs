@@ -160,6 +160,7 @@ impl RootRun {
                 report: report.as_ref().map(|path| path.to_string_lossy()).as_deref(),
                 folder: &folder.to_string_lossy(),
                 is_intermediate: is_reduce && !open,
+                stop: self.stop_cause,
             }
             .to_string(),
         );

@@ -28,6 +28,7 @@ use super::{
     },
 };
 use crate::{
+    console::StopCause,
     domain::{BitSet, EndpointStatus, Merge, Tally},
     engine::EngineProgress,
     input::{self, InputRules, InputSource, RowTable, ScannedInput, SortKeys},
@@ -63,6 +64,8 @@ pub(super) struct RootRun {
     tally: Tally,
     /// Error that all first outcomes share, once fail-fast has stopped the job.
     fail_fast_reason: Option<String>,
+    /// Reason why the session stopped early, if the same command alone does not help.
+    stop_cause: Option<StopCause>,
     /// Number of prompts that remain according to the ledger.
     expected_open: Option<u64>,
     /// True if the answers are gathered into one file.
@@ -128,6 +131,7 @@ pub(super) fn open_root_run(
         bad_rows,
         tally: Tally::default(),
         fail_fast_reason: None,
+        stop_cause: None,
         expected_open: None,
         gathers_answers: settings.gather == GatherMode::Root,
         aggregate: settings.aggregate.clone(),
@@ -357,6 +361,11 @@ impl RootRun {
     /// True once fail-fast has stopped the job.
     pub(super) fn is_failed_fast(&self) -> bool {
         self.fail_fast_reason.is_some()
+    }
+
+    /// Records why the session stops early; the first reason is kept.
+    pub(super) fn record_stop(&mut self, cause: StopCause) {
+        self.stop_cause.get_or_insert(cause);
     }
 
     /// Records the error that made fail-fast stop the job; the first one is kept.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     domain::FailureKind,
-    report::format::{format_count, format_duration, pluralize},
+    report::format::{format_duration, pluralize},
 };
 
 /// Condition that ended a session early and that the same command alone does not mend.
@@ -57,17 +57,8 @@ pub(crate) fn next_steps(state: &EndState) -> Vec<String> {
     let failures = steps.into_iter().map(|(step, count)| {
         step.advice(&if is_single { "those prompts".into() } else { pluralize(count, "prompt") })
     });
-    let cut = (state.cut > 0).then(|| {
-        format!(
-            "--retry-cut with a larger --max-tokens resends the {} that {} cut",
-            if state.cut == 1 {
-                "answer".into()
-            } else {
-                format!("{} answers", format_count(state.cut))
-            },
-            if state.cut == 1 { "was" } else { "were" }
-        )
-    });
+    let cut = (state.cut > 0)
+        .then(|| "--retry-cut with a larger --max-tokens resends the cut answers".to_owned());
     failures.chain(cut).take(MAX_STEPS).collect()
 }
 
@@ -80,7 +71,7 @@ fn resume_step(state: &EndState) -> String {
         }
         Some(StopCause::UniformFailures) => "fix the cause of the error below",
         Some(StopCause::NoServer) => "start the servers",
-        Some(StopCause::WriteFailed) => "free space, or fix the file system of the output",
+        Some(StopCause::WriteFailed) => "free space for the output",
         Some(StopCause::InputUnreadable) => "make the input readable on all nodes",
     };
     format!("{first}, then run the command again ({open} open)")
@@ -121,9 +112,9 @@ impl FailureStep {
             Self::FixParameter => {
                 format!("fix the request parameter of {prompts}, then pass --retry-failed")
             }
-            Self::ReadReasons => format!(
-                "see `error` in the answers of {prompts}; --retry-failed resends them if the server was at fault"
-            ),
+            Self::ReadReasons => {
+                format!("see `error` in the answers; --retry-failed resends {prompts}")
+            }
             Self::ReadInvalid => {
                 format!("see raw_response in the answers; --retry-failed asks {prompts} again")
             }
@@ -159,9 +150,7 @@ mod tests {
             ),
             (
                 open(Some(StopCause::WriteFailed)),
-                &[
-                    "free space, or fix the file system of the output, then run the command again (3 prompts open)",
-                ],
+                &["free space for the output, then run the command again (3 prompts open)"],
             ),
             (
                 open(Some(StopCause::InputUnreadable)),
@@ -184,9 +173,7 @@ mod tests {
             ),
             (
                 failed(&[("refused", 9)]),
-                &[
-                    "see `error` in the answers of those prompts; --retry-failed resends them if the server was at fault",
-                ],
+                &["see `error` in the answers; --retry-failed resends those prompts"],
             ),
             (
                 failed(&[("too_long", 1), ("exhausted", 12), ("bad_row", 2)]),
@@ -197,13 +184,13 @@ mod tests {
             ),
             (
                 cut(EndState::default()),
-                &["--retry-cut with a larger --max-tokens resends the 2 answers that were cut"],
+                &["--retry-cut with a larger --max-tokens resends the cut answers"],
             ),
             (
                 cut(failed(&[("too_long", 1)])),
                 &[
                     "shorten those prompts, or serve the model with a larger --max-model-len",
-                    "--retry-cut with a larger --max-tokens resends the 2 answers that were cut",
+                    "--retry-cut with a larger --max-tokens resends the cut answers",
                 ],
             ),
         ];

@@ -276,7 +276,7 @@ pub(super) struct InputArgs {
     #[arg(long, value_name = "HOW", hide_short_help = true,
           value_parser = choices(["warn", "refuse", "ignore"]))]
     unknown_fields: Option<String>,
-    /// Send rows to --model even if they name another model
+    /// Ask the job's model for all rows, also for those that name another
     #[arg(long, hide_short_help = true)]
     ignore_row_model: bool,
 }

@@ -11,7 +11,7 @@ use super::{
     HttpClient, RequestFault, ServerReply, fault, http::ResponseBounds, reply,
     reply_shape::ExpectedReply,
 };
-use crate::domain::{Prompt, PromptInput, RequestParams, Route, Url};
+use crate::domain::{ModelNumber, Prompt, PromptInput, RequestParams, Route, Url};
 
 /// Size of a reply with answers. A list of 64 answers of 8,192 tokens with twenty log-probabilities each comes to
 /// hundreds of megabytes, but such jobs are run with single requests; plain answers take a few bytes per token.
@@ -24,6 +24,8 @@ pub(crate) struct BatchParams {
     pub route: Route,
     /// Name of the served model.
     pub model: String,
+    /// The job's number of the model.
+    pub model_number: ModelNumber,
     /// All fields of the body except model and prompt.
     pub params: RequestParams,
     /// Number of sequences generated per prompt.
@@ -273,6 +275,7 @@ mod tests {
             id: PromptId::from_index(0),
             input: PromptInput::Text(text.into()),
             params: RequestParams::default(),
+            model: None,
             route: None,
             priority: 0,
             row: None,
@@ -286,6 +289,7 @@ mod tests {
         let params = BatchParams {
             route,
             model: "m".into(),
+            model_number: 0,
             params,
             n: 1,
             allow_lists: true,

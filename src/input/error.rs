@@ -164,31 +164,17 @@ pub enum InputError {
         /// Number of all such rows.
         count: u64,
     },
-    /// A row that names another model than the run's.
-    #[error("{location}: the row names the model {named:?}, but the run uses {model:?}{}\nhint: remove these rows, choose their model with --model, or pass --ignore-row-model", and_more_rows(*.count))]
-    ModelMismatch {
-        /// Location of the first such row.
+    /// Rows that name too many models.
+    #[error(
+        "{location}: the model {model:?} is one too many: rows may name at most {limit} models\nhint: if `model` is data, pass --ignore-row-model; else split the input"
+    )]
+    TooManyModels {
+        /// Location of the first row that names a model beyond the limit.
         location: InputLocation,
         /// Model that the row names.
-        named: String,
-        /// Model that the run uses.
         model: String,
-        /// Number of all such rows.
-        count: u64,
-    },
-    /// Rows that name two different models.
-    #[error(
-        "{first} names the model {model:?} and {second} names {other:?}, but a run has one model\nhint: split the input, or pass --ignore-row-model"
-    )]
-    MixedModels {
-        /// Location of the first row that names a model.
-        first: InputLocation,
-        /// Model that the first row names.
-        model: String,
-        /// Location of the first row that names another model.
-        second: InputLocation,
-        /// Model that the second row names.
-        other: String,
+        /// Largest number of models.
+        limit: usize,
     },
 }
 
@@ -358,14 +344,6 @@ fn format_list(
     }
     lines.push(hint.to_owned());
     lines.join("\n")
-}
-
-fn and_more_rows(count: u64) -> String {
-    match count.saturating_sub(1) {
-        0 => String::new(),
-        1 => " (and 1 more such row)".into(),
-        rest => format!(" (and {rest} more such rows)"),
-    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ pub(crate) use row::rules::{
 pub(crate) use row::template::PromptTemplate;
 pub(crate) use scan::chunk_scan::ChunkScan;
 pub(crate) use scan::row_hashes::hash_rows;
+pub(crate) use scan::row_models::{NamedModel, RowModels};
 pub(crate) use scan::row_table::RowTable;
 pub(crate) use scan::sort_keys::SortKeys;
 pub(crate) use scan::{InputScan, ScannedInput, scan_files};

@@ -33,6 +33,10 @@ pub(crate) struct InputSource {
     pub openai_batch: bool,
     /// Size of the longest row in bytes.
     pub longest_row: u64,
+    /// The models that rows name, in the order of their first rows; none if they are ignored.
+    pub models: Vec<String>,
+    /// Whether a row names no model, or the models of rows are ignored.
+    pub any_unnamed: bool,
 }
 
 impl InputSource {
@@ -50,6 +54,8 @@ impl InputSource {
             any_token_ids,
             openai_batch,
             longest_row: 0,
+            models: Vec::new(),
+            any_unnamed: false,
         }
     }
 }

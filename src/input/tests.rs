@@ -142,7 +142,7 @@ fn batch_rows_have_their_prompt_in_a_body() {
     );
     let scanned = files.scan_with(&InputRules::default()).unwrap();
     assert!(scanned.source.openai_batch);
-    assert_eq!(scanned.row_model.as_deref(), Some("m"));
+    assert_eq!(scanned.source.models, ["m"]);
     assert!(
         scanned.notes[0].starts_with("ignored parameter: stream (1 row, first: "),
         "{:?}",
@@ -319,26 +319,22 @@ fn line_numbers_are_right_far_into_a_file() {
 }
 
 #[test]
-fn all_rows_must_name_one_model() {
-    let rows = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"model\": \"m\"}\n{\"prompt\": \"c\", \"params\": {\"model\": \"k\"}}\n";
+fn the_models_that_rows_name_are_counted_and_carried_by_their_prompts() {
+    let rows = "{\"prompt\": \"a\"}\n{\"prompt\": \"b\", \"model\": \"m\"}\n{\"prompt\": \"c\", \"params\": {\"model\": \"k\"}}\n{\"prompt\": \"d\", \"model\": \"m\"}\n";
     let files = jsonl_input(rows);
-    let expected = "in.jsonl line 2 names the model \"m\" and in.jsonl line 3 names \"k\", but a run has one model";
-    assert!(
-        files.scan_error(&InputRules::default()).starts_with(expected),
-        "{}",
-        files.scan_error(&InputRules::default())
-    );
-    let job = InputRules { model: Some("job".into()), ..InputRules::default() };
-    let error = files.scan_error(&job);
-    assert!(
-        error.starts_with(
-            "in.jsonl line 2: the row names the model \"m\", but the run uses \"job\" (and 1 more"
-        ),
-        "{error}"
-    );
-    let ignore = InputRules { ignore_row_model: true, ..job };
-    assert_eq!(files.scan_with(&ignore).unwrap().row_model, None);
-    assert!(files.read_prompts(&ignore).iter().all(|prompt| prompt.params.is_empty()));
+    let scanned = files.scan_with(&InputRules::default()).unwrap();
+    assert_eq!(scanned.source.models, ["m", "k"]);
+    let counts = scanned.models.named().iter().map(|model| (model.count, model.first.1));
+    assert_eq!(counts.collect::<Vec<_>>(), [(2, 2), (1, 3)]);
+    let models = |rules: &InputRules| -> Vec<Option<String>> {
+        let prompts = files.read_prompts(rules).into_iter();
+        prompts.map(|prompt| prompt.model.map(|model| model.to_string())).collect()
+    };
+    let named = |name: &str| Some(name.to_owned());
+    assert_eq!(models(&InputRules::default()), [None, named("m"), named("k"), named("m")]);
+    let ignore = InputRules { ignore_row_model: true, ..InputRules::default() };
+    assert!(files.scan_with(&ignore).unwrap().source.models.is_empty());
+    assert_eq!(models(&ignore), [None, None, None, None]);
 }
 
 #[test]

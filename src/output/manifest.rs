@@ -45,12 +45,18 @@ pub(crate) struct Manifest {
     /// Format of the gathered answers.
     #[serde(default)]
     pub format: AnswerFormat,
+    /// Number of failed prompts of earlier sessions that the latest session sends again; 0 once it has ended.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resent: u64,
     pub rows: u64,
     /// Settings that affect answers. A run resumes only with the same values, or with `--accept-changes`.
     #[serde(alias = "deciding")]
     pub answer_settings: BTreeMap<String, Value>,
-    /// Model, once it is selected.
+    /// The job's own model, once it is selected.
     pub model: Option<String>,
+    /// All models of the job, if rows name others than its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// Route of text prompts, once it is selected.
     pub api: Option<String>,
     pub settings: Value,
@@ -239,6 +245,8 @@ impl Manifest {
             fingerprint: fingerprint.into(),
             output: output.into(),
             format: AnswerFormat::Jsonl,
+            models: Vec::new(),
+            resent: 0,
             rows,
             answer_settings: BTreeMap::new(),
             model: None,
@@ -386,6 +394,11 @@ fn read_origins<'de, D: Deserializer<'de>>(
         StoredOrigin::Tagged(origin) => origin.to_string(),
     };
     Ok(stored.into_iter().map(|(key, origin)| (key, text(origin))).collect())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn new_id() -> String {

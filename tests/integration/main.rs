@@ -23,6 +23,7 @@ mod flaws;
 mod folders;
 mod local;
 mod look;
+mod models;
 mod outputs;
 mod ranks;
 mod reduce;

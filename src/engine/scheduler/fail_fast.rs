@@ -122,6 +122,7 @@ mod tests {
             id: PromptId::from_index(0),
             input: PromptInput::Text("x".into()),
             params: RequestParams::default(),
+            model: None,
             route: None,
             priority: 0,
             row: None,

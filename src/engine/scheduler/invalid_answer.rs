@@ -120,7 +120,9 @@ pub(crate) fn resolve_invalid(
     {
         let added = [follow_up.answer.as_str(), &follow_up.message].concat();
         let limit = next.params.answer_limit();
-        if let Some(fitted) = policy.max_tokens_beside(limit, &task.prompt().input, &added) {
+        if let Some(fitted) =
+            policy.max_tokens_beside(next.model_number, limit, &task.prompt().input, &added)
+        {
             next.params.set_answer_limit(fitted);
         }
         next.allow_lists = false;
@@ -143,7 +145,7 @@ fn fail(task: PromptTask, message: String) -> NextTry {
 /// Doubles the limit of the answer. Returns false if there is no more room.
 fn add_room(params: &mut BatchParams, policy: &EnginePolicy, task: &PromptTask) -> bool {
     let Some(limit) = params.params.answer_limit() else { return false };
-    let doubled = policy.doubled_max_tokens(limit, &task.prompt().input);
+    let doubled = policy.doubled_max_tokens(params.model_number, limit, &task.prompt().input);
     if let Some(doubled) = doubled {
         params.params.set_answer_limit(doubled);
     }

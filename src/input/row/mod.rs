@@ -13,7 +13,7 @@ pub(crate) mod rules;
 pub(crate) mod suggest;
 pub(crate) mod template;
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -115,7 +115,8 @@ impl ParsedRow<'_> {
         ends && !self.options.continues_answer()
     }
 
-    pub(crate) fn into_prompt(self, index: u64, hash: RowHash) -> Prompt {
+    /// Returns the prompt at this index. `model` is the row's model, unless it is ignored.
+    pub(crate) fn into_prompt(self, index: u64, hash: RowHash, model: Option<Arc<str>>) -> Prompt {
         Prompt {
             index,
             id: self.id.map_or_else(|| PromptId::from_index(index), RowId::into_id),
@@ -125,6 +126,7 @@ impl ParsedRow<'_> {
                 RowInput::TokenIds(ids) => PromptInput::TokenIds(ids.into_owned()),
             },
             params: self.options.params,
+            model,
             route: self.route,
             priority: self.options.priority,
             row: self.whole_row,

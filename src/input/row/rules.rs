@@ -22,9 +22,7 @@ pub(crate) struct InputRules {
     pub drop_final_answer: bool,
     /// Whether a prompt carries its whole row, for the answer to include it.
     pub keep_row: bool,
-    /// The run's model, if known. A row that names another one is an error …
-    pub model: Option<String>,
-    /// … unless the models that rows name are ignored.
+    /// Whether the models that rows name are ignored.
     pub ignore_row_model: bool,
     /// Whether invalid rows stop the run or fail alone.
     pub bad_rows: BadRowAction,

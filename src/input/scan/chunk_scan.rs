@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     duplicate_ids::IdHashes,
+    row_models::RowModels,
     row_table::RowOffsets,
     sort_keys::SortKeysBuilder,
-    totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowModels, RowTotals},
+    totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowTotals},
 };
 use crate::input::{
     BadRow, BadRowAction, DuplicateIdAction, InputChunk, InputError, InputListing, InputRules,
@@ -182,9 +183,8 @@ impl ChunkScan {
         if let Some(name) = &row.id {
             self.add_id(&name.text, index, rules);
         }
-        if let (Some(model), false) = (&row.options.model, rules.ignore_row_model) {
-            self.models.add_model(model, at, rules.model.as_deref());
-        }
+        let model = row.options.model.as_deref().filter(|_| !rules.ignore_row_model);
+        self.models.add_row(model, at);
         let defaults = match row.route {
             Some(_) => &rules.batch_row_defaults,
             None => &rules.defaults,
@@ -207,6 +207,7 @@ impl ChunkScan {
             self.add_id(&name, index, rules);
         }
         self.keys.add_bad_row();
+        self.models.add_bad_row();
         self.bad_count += 1;
         // If bad rows stop the run, only those that will be listed are kept.
         if rules.bad_rows == BadRowAction::Fail || self.bad_rows.len() < MAX_LISTED {

@@ -35,7 +35,7 @@ fn describe_scan(scanned: &ScannedInput) -> String {
         row_params,
         answer_tokens,
         unlimited_rows,
-        row_model,
+        models,
         notes,
         bad_rows: bad,
     } = scanned;
@@ -46,8 +46,11 @@ fn describe_scan(scanned: &ScannedInput) -> String {
     let all: Vec<_> = keys.iter_keys().collect();
     let priorities: Vec<_> = (0..source.rows).map(|row| keys.row_priority(row)).collect();
     let order = keys.work_order(source.rows, |_| true);
+    let is_good = |row: &u64| all[*row as usize].class.is_some();
+    let numbers = (0..source.rows).filter(is_good).map(|row| models.number_of_row(row));
+    let models = (models.named().to_vec(), numbers.collect::<Vec<_>>());
     format!(
-        "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_params:?}\n{answer_tokens} {unlimited_rows}\n{row_model:?}\n{notes:?}\n{bad:?}"
+        "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_params:?}\n{answer_tokens} {unlimited_rows}\n{models:?}\n{notes:?}\n{bad:?}"
     )
 }
 
@@ -79,19 +82,17 @@ fn any_rules() -> impl Strategy<Value = InputRules> {
         1 => Just(Some("{{prompt}}".to_owned())),
         1 => Just(Some("{{nobody}} {item}".to_owned())),
     ];
-    let model = prop::option::weighted(0.3, Just("m".to_owned()));
     let fail = prop::bool::weighted(0.7);
     let keep = prop::bool::weighted(0.7);
-    (template, model, fail, keep, any::<bool>()).prop_map(
-        |(template, model, fail, keep, ignore_row_model)| InputRules {
+    (template, fail, keep, any::<bool>()).prop_map(|(template, fail, keep, ignore_row_model)| {
+        InputRules {
             template,
-            model,
             ignore_row_model,
             bad_rows: if fail { BadRowAction::Fail } else { BadRowAction::Stop },
             duplicate_ids: if keep { DuplicateIdAction::Keep } else { DuplicateIdAction::Refuse },
             ..InputRules::default()
-        },
-    )
+        }
+    })
 }
 
 fn listing_of(folder: &Path, files: &[(&str, &str)], block: u64) -> InputListing {

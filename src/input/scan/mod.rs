@@ -1,7 +1,6 @@
 //! The scan: one pass over the input before any prompt is sent. It rejects invalid rows and records where rows lie.
 //!
-//! Owns everything that concerns all rows together: duplicate ids, a single model, placeholders that no row has, the
-//! fingerprint. The pass itself runs chunk by chunk (`chunk_scan`), on this rank or on others; chunks are merged in
+//! Owns everything that concerns all rows together: duplicate ids, placeholders that no row has, the fingerprint. The pass itself runs chunk by chunk (`chunk_scan`), on this rank or on others; chunks are merged in
 //! order, so that the result does not depend on how the input was cut. Memory is 9 bytes per row, 16 more for a row
 //! with an id, and 5 to 13 for a long one.
 
@@ -12,6 +11,7 @@ pub(crate) mod duplicate_ids;
 pub(crate) mod field_census;
 pub(crate) mod prefix_groups;
 pub(crate) mod row_hashes;
+pub(crate) mod row_models;
 pub(crate) mod row_table;
 pub(crate) mod sort_keys;
 pub(crate) mod totals;
@@ -36,8 +36,9 @@ use crate::domain::Prompt;
 use chunk_scan::ScanStop;
 use duplicate_ids::IdHashes;
 use row_hashes::RowHasher;
+use row_models::{MAX_ROW_MODELS, RowModels};
 use sort_keys::{SortKeys, SortKeysBuilder};
-use totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowModels, RowTotals};
+use totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowTotals};
 
 /// Result of the scan of all files.
 #[derive(Debug)]
@@ -58,8 +59,8 @@ pub(crate) struct ScannedInput {
     pub answer_tokens: u64,
     /// Number of rows whose answers have no limit.
     pub unlimited_rows: u64,
-    /// The model that rows name; `None` if no row names one or row models are ignored.
-    pub row_model: Option<String>,
+    /// The models that rows name, and which row names which, kept by rank 0; none if row models are ignored.
+    pub models: RowModels,
     /// Notes for the log, such as ignored parameters.
     pub notes: Vec<String>,
     /// With [`BadRowAction::Fail`]: the invalid rows, which are failed outcomes from the start.
@@ -159,7 +160,7 @@ impl<'i> InputScan<'i> {
         self.ids.append_chunk(scanned.ids, rows);
         self.keys.append_chunk(scanned.keys);
         self.coverage.append_chunk(scanned.coverage);
-        self.models.append_chunk(scanned.models, lines, self.rules.model.as_deref());
+        self.models.append_chunk(scanned.models, lines);
         self.totals.append_chunk(scanned.totals, lines);
         self.bad_count += scanned.bad_count;
         let capacity = match self.rules.bad_rows {
@@ -222,6 +223,8 @@ impl<'i> InputScan<'i> {
             openai_batch: self.totals.batch_rows > 0
                 && self.totals.batch_rows + self.bad_count == rows,
             longest_row: self.totals.longest_row,
+            models: self.models.named().iter().map(|model| model.name.clone()).collect(),
+            any_unnamed: self.models.any_unnamed(),
         };
         Ok(ScannedInput {
             source,
@@ -232,7 +235,7 @@ impl<'i> InputScan<'i> {
             row_params: self.totals.fields.parameter_counts(),
             answer_tokens: self.totals.answer_tokens,
             unlimited_rows: self.totals.unlimited,
-            row_model: self.models.first_named.map(|(model, _)| model),
+            models: self.models,
             notes,
             bad_rows: self.bad_rows,
         })
@@ -247,7 +250,9 @@ impl<'i> InputScan<'i> {
             let row = row.ok()?;
             let hash = RowHasher::new(parser.layout, parser.columns, parser.partition)
                 .hash_record(record, row.id.is_some());
-            Some(row.into_prompt(index, hash))
+            let model = row.options.model.as_deref().filter(|_| !self.rules.ignore_row_model);
+            let model = model.map(Into::into);
+            Some(row.into_prompt(index, hash, model))
         };
         Ok(self.reread_row(index, prompt)?.flatten())
     }
@@ -317,25 +322,14 @@ impl<'i> InputScan<'i> {
     }
 
     fn check_models(&self) -> Result<(), InputError> {
-        let RowModels { first_named, mismatches, mismatched_model } = &self.models;
-        if mismatches.count == 0 {
-            return Ok(());
-        }
-        let location = self.line_location(mismatches.first);
-        Err(match (&self.rules.model, first_named) {
-            (None, Some((model, at))) => InputError::MixedModels {
-                first: self.line_location(*at),
+        match self.models.surplus() {
+            None => Ok(()),
+            Some((model, at)) => Err(InputError::TooManyModels {
+                location: self.line_location(*at),
                 model: model.clone(),
-                second: location,
-                other: mismatched_model.clone(),
-            },
-            (model, _) => InputError::ModelMismatch {
-                location,
-                named: mismatched_model.clone(),
-                model: model.clone().unwrap_or_default(),
-                count: mismatches.count,
-            },
-        })
+                limit: MAX_ROW_MODELS,
+            }),
+        }
     }
 
     fn check_ids(&mut self) -> Result<(), InputError> {

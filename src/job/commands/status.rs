@@ -175,7 +175,13 @@ fn status_view(folder: &Path, manifest: Manifest, heartbeat: Option<&Heartbeat>)
         left_s,
         in_flight: throughput.map(|throughput| throughput.in_flight),
         endpoints_up: throughput.map(|throughput| throughput.endpoints_up),
-        counts: manifest.counts,
+        // While the servers are awaited, the manifest still has the counts of the earlier sessions.
+        counts: if heartbeat.is_some_and(|it| it.doing == RunActivity::AwaitingEndpoints) {
+            manifest.counts.with_resent(manifest.resent)
+        } else {
+            manifest.counts
+        },
+        resent: heartbeat.map_or(0, |_| manifest.resent),
         starts,
         ranks: manifest.ranks,
         lost: manifest.lost,

@@ -520,6 +520,7 @@ mod tests {
             id: PromptId::from_index(index),
             input: PromptInput::Text(String::new()),
             params: RequestParams::default(),
+            model: None,
             route: None,
             priority: 0,
             row: None,

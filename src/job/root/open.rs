@@ -250,7 +250,6 @@ pub(crate) fn row_rules(settings: &settings::Settings) -> InputRules {
         messages_column: settings.messages_column.clone(),
         drop_final_answer: settings.drop_final_answer,
         keep_row: settings.keep_row,
-        model: settings.model.clone(),
         ignore_row_model: settings.ignore_row_model,
         bad_rows: match settings.bad_rows {
             settings::BadRowPolicy::Stop => input::BadRowAction::Stop,

@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct Assignments {
     /// One pool, unless endpoints serve different models.
     pools: Vec<WorkPool>,
-    /// Whether all prompts are for one model.
+    /// Whether the job has one model: then every endpoint that is up serves it.
     has_one_model: bool,
     table: RowTable,
     started_at: Instant,
@@ -92,15 +92,16 @@ type PoolSpans = (usize, Vec<PlaceRange>);
 
 impl Assignments {
     /// Creates the assignments of these orders of work, one for each group of models. `rank_models` are the models that
-    /// the endpoints of each rank serve.
+    /// the endpoints of each rank serve; `has_one_model` is whether the job has no other models.
     pub(crate) fn new(
         orders: Vec<(ModelSet, WorkOrder)>,
         table: RowTable,
         rank_models: &[ModelSet],
+        has_one_model: bool,
     ) -> Self {
         let ranks = rank_models.len();
         let mut assignments = Self {
-            has_one_model: matches!(orders.as_slice(), [(models, _)] if models.members().len() < 2),
+            has_one_model,
             pools: pools_of(orders, ranks),
             table,
             started_at: Instant::now(),
@@ -471,7 +472,7 @@ mod tests {
         let order =
             |from: u64, count: u64| WorkOrder::from_runs(std::iter::once(from..from + count));
         let orders = vec![(set(&[0]), order(0, a)), (set(&[1]), order(a, b))];
-        Assignments::new(orders, RowTable::default(), rank_models)
+        Assignments::new(orders, RowTable::default(), rank_models, false)
     }
 
     /// Asks until nothing is granted, and returns the places granted to the rank.
@@ -525,5 +526,15 @@ mod tests {
         work.set_rank_models(0, set(&[0, 1]));
         assert!(work.has_served_work(|rank| rank == 0) && !work.has_served_work(|_| false));
         assert_eq!(drain_rank(&mut work, 0), [4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn the_last_prompts_of_one_model_do_not_go_to_ranks_of_another() {
+        let order = WorkOrder::from_runs(std::iter::once(0..3));
+        let ranks = [set(&[1]), set(&[0])];
+        let mut work =
+            Assignments::new(vec![(set(&[0]), order)], RowTable::default(), &ranks, false);
+        assert!(drain_rank(&mut work, 0).is_empty());
+        assert_eq!(drain_rank(&mut work, 1), [0, 1, 2]);
     }
 }

@@ -174,7 +174,9 @@ fn send_prompts(
     let lacks_input = pass.lacks_input.take();
     let mut coordinator = pass.root.as_mut().zip(lacks_input).map(|(root, lacks_input)| {
         let (orders, table) = root.take_work_orders(&pass.done, targets.selection);
-        let assignments = Assignments::new(orders, table, &targets.selection.rank_models);
+        let selection = targets.selection;
+        let has_one_model = selection.models.len() == 1;
+        let assignments = Assignments::new(orders, table, &selection.rank_models, has_one_model);
         CoordinatorSetup { root, assignments, lacks_input, deadline }
     });
     let weights = &targets.selection.ready_counts;

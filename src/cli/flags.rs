@@ -27,8 +27,8 @@ pub(super) fn setting_key(argument: &clap::Arg) -> Option<&str> {
 pub(super) struct JobArgs {
     /// Files, folders or globs with prompts, or - for stdin
     ///
-    /// Formats: .jsonl, .txt, .csv, .tsv, also with .gz or .zst, and .parquet. Standard input takes JSON lines. See
-    /// `aurora-swarm help input`.
+    /// Formats: .jsonl, .json, .txt, .csv, .tsv, also with .gz or .zst, and .parquet; for others pass --input-format.
+    /// Standard input takes JSON lines by default. See `aurora-swarm help input`.
     #[arg(required = true, value_name = "INPUT")]
     pub(super) inputs: Vec<String>,
     #[command(flatten)]
@@ -57,10 +57,13 @@ pub(super) struct TreeArgs {
     fan_in: Option<String>,
     /// Longest merged text [default: by its texts]
     ///
-    /// In tokens. The default is the tokens of the group's texts plus 512, at least twice --max-tokens and at most half
-    /// of the context.
+    /// In tokens. The default is the tokens of the group's texts plus 512, at least twice --max-tokens and at most a
+    /// quarter of the context.
     #[arg(long, value_name = "N")]
     max_tokens_aggregation: Option<String>,
+    /// Exit with 0 although leaves were truncated to fit the model's context
+    #[arg(long)]
+    allow_truncation: bool,
 }
 
 /// Options about the servers and the model.
@@ -243,6 +246,28 @@ pub(super) struct InputArgs {
     /// First message of every conversation, or @FILE
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    /// Format of inputs whose ending does not tell it: stdin, pipes, no ending
+    ///
+    /// If every input has a known ending, it replaces them. json is one JSON list of rows, or rows one after the other.
+    /// Standard input is jsonl by default.
+    #[arg(long, value_name = "FORMAT", hide_short_help = true,
+          value_parser = choices(["jsonl", "json", "txt", "csv", "tsv", "parquet"]))]
+    input_format: Option<String>,
+    /// Character between the fields of .csv files, or tab [default: auto]
+    ///
+    /// auto recognises a comma, a semicolon, a tab and a vertical bar.
+    #[arg(long, value_name = "C", hide_short_help = true)]
+    csv_delimiter: Option<String>,
+    /// Whether .csv and .tsv files begin with column names [default: auto]
+    ///
+    /// auto expects them. no: the columns are called 1, 2 and so on, as in --template '{{1}}'.
+    #[arg(long, value_name = "HOW", hide_short_help = true, value_parser = choices(["auto", "yes", "no"]))]
+    csv_header: Option<String>,
+    /// Encoding of text inputs, such as windows-1252 [default: auto]
+    ///
+    /// auto is UTF-8, or UTF-16 where the first bytes show it.
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    encoding: Option<String>,
     /// What to do with invalid rows [default: stop]
     ///
     /// stop refuses to start before anything is sent; fail writes invalid rows as failed answers.
@@ -257,7 +282,7 @@ pub(super) struct InputArgs {
     #[arg(long, value_name = "HOW", hide_short_help = true,
           value_parser = choices(["warn", "refuse", "ignore"]))]
     unknown_fields: Option<String>,
-    /// Send rows to --model even if they name another model
+    /// Ask the job's model for all rows, also for those that name another
     #[arg(long, hide_short_help = true)]
     ignore_row_model: bool,
 }

@@ -11,12 +11,12 @@ use std::{
 
 use comfy_table::{CellAlignment, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 
+use super::next_step::{EndState, StopCause, next_steps};
 use crate::report::{
     format::{
-        format_count, format_duration, format_elapsed, format_flaws, format_number, format_percent,
-        pluralize,
+        format_count, format_elapsed, format_flaws, format_number, format_percent, pluralize,
     },
-    reduce_levels::ReduceSummary,
+    reduce_levels::{ReduceSummary, truncation_text},
 };
 use crate::{
     domain::{FailureKind, Tally, clean_line},
@@ -52,6 +52,8 @@ pub(crate) struct EndSummary<'a> {
     pub folder: &'a str,
     /// True for a pass of a reduce that is followed by another table, which names the paths.
     pub is_intermediate: bool,
+    /// Reason why the session stopped early, if the same command alone does not help.
+    pub stop: Option<StopCause>,
 }
 
 /// Failed ids named per failure kind.
@@ -83,44 +85,42 @@ impl fmt::Display for EndSummary<'_> {
                 }
             }
         }
-        // Open prompts come first: as long as there are any, the same command is the right next step whatever has failed.
-        if counts.open > 0 {
-            let pace = tally.settled_count() as f64 / self.seconds.max(0.001);
-            let left = match tally.settled_count() {
-                0 => String::new(),
-                _ => format!(", about {} left", format_duration(counts.open as f64 / pace)),
-            };
-            let open = pluralize(counts.open, "prompt");
-            writeln!(f, "next: run the same command again ({open} open{left})")?;
-        } else if counts.failed > 0 && !self.is_intermediate {
-            writeln!(f, "next: {}", self.failure_hint())?;
+        if counts.open == 0 && self.is_intermediate {
+            return Ok(());
         }
-        Ok(())
+        next_steps(&self.end_state()).iter().try_for_each(|step| writeln!(f, "next: {step}"))
     }
 }
 
 impl EndSummary<'_> {
-    /// Returns the advice for the failure kinds of this run. Retryable failures are resent by the same command; rows that
-    /// cannot be sent need a corrected input; only rejected prompts are a case for `--retry-failed`.
-    fn failure_hint(&self) -> &'static str {
-        // An advice is given only if it helps all failures: a resend of prompts that are too long fails again.
-        let has_only = |known: &[&str]| {
-            self.failures.is_some_and(|kinds| {
-                !kinds.is_empty() && kinds.keys().all(|kind| known.contains(&kind.as_str()))
-            })
+    fn end_state(&self) -> EndState {
+        let (counts, tally) = (self.counts, self.tally);
+        let pace = tally.settled_count() as f64 / self.seconds.max(0.001);
+        let failures = match self.failures {
+            Some(all) => all.iter().map(|(kind, stats)| (kind.clone(), stats.count)).collect(),
+            None => tally.failed.iter().map(|(kind, count)| (kind_name(*kind), *count)).collect(),
         };
-        if has_only(&["empty_prompt", "bad_row"]) {
-            "fix those rows; with --accept-changes the same command sends only them"
-        } else if has_only(&["too_long"]) {
-            "shorten those prompts, or serve the model with a larger --max-model-len"
-        } else if has_only(&["exhausted"]) {
-            "run the same command again to retry those prompts"
-        } else if has_only(&["invalid"]) {
-            "see raw_response in the answers; --retry-failed asks those prompts again"
-        } else {
-            "see the answers for the reasons; --retry-failed resends failed prompts"
+        let mut state = EndState {
+            open: counts.open,
+            left_s: (tally.settled_count() > 0).then(|| counts.open as f64 / pace),
+            failures,
+            cut: counts.flaws.cut,
+            stop: self.stop,
+        };
+        // Failures of earlier sessions are not known by kind if the answers were not measured.
+        let known: u64 = state.failures.values().sum();
+        if counts.failed > known {
+            state.failures.insert("unknown".into(), counts.failed - known);
         }
+        state
     }
+}
+
+fn kind_name(kind: FailureKind) -> String {
+    serde_json::to_value(kind)
+        .ok()
+        .and_then(|name| name.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 impl EndSummary<'_> {
@@ -206,7 +206,9 @@ impl EndSummary<'_> {
         let Some(invalid) = self.invalid else {
             return match self.tally.invalid_answers {
                 0 => Ok(()),
-                answers => writeln!(f, "invalid: {}", invalid_text(answers, self.tally.invalid_tokens)),
+                answers => {
+                    writeln!(f, "invalid: {}", invalid_text(answers, self.tally.invalid_tokens))
+                }
             };
         };
         if invalid.answers == 0 {
@@ -275,16 +277,11 @@ impl fmt::Display for ReduceEndSummary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tree = self.tree;
         writeln!(f, "{}", self.levels_table().trim_fmt())?;
-        let cut: u64 = tree.levels.iter().map(|it| it.cut).sum();
-        if cut > 0 {
-            writeln!(
-                f,
-                "{} had texts truncated to fit the model's context",
-                pluralize(cut, "group")
-            )?;
+        if let Some(text) = truncation_text(&tree.loss, tree.levels[0].nodes) {
+            writeln!(f, "{text}")?;
         }
-        if tree.missing > 0 {
-            writeln!(f, "{} missing in the text", leaf_count_text(tree.missing))?;
+        if tree.loss.missing > 0 {
+            writeln!(f, "{} missing in the text", leaf_count_text(tree.loss.missing))?;
         }
         match tree.text {
             true => writeln!(f, "text: {}", self.output)?,
@@ -295,10 +292,13 @@ impl fmt::Display for ReduceEndSummary<'_> {
             writeln!(f, "report: {report}")?;
         }
         writeln!(f, "run folder: {}", self.folder)?;
-        if cut > 0 {
-            writeln!(f, "next: a smaller --fan-in or shorter leaves (--max-tokens) truncate less")?;
+        if tree.loss.cut > 0 {
+            writeln!(
+                f,
+                "next: a smaller --fan-in truncates less; --accept-changes keeps the leaves then"
+            )?;
         }
-        if tree.missing > 0 {
+        if tree.loss.missing > 0 {
             writeln!(
                 f,
                 "next: see tree.jsonl for the reasons; --retry-failed resends failed prompts"
@@ -353,13 +353,16 @@ fn leaf_count_text(many: u64) -> String {
 pub(crate) fn reduce_summary_line(tree: &ReduceProgress, output: &str) -> String {
     let levels = pluralize(u64::from(tree.levels), "level");
     let mut line = format!("counts are of the leaves; {levels} above them, ");
-    let _ = match (tree.text, tree.missing) {
+    let _ = match (tree.text, tree.loss.missing) {
         (false, _) => write!(line, "and no text was left"),
         (true, 0) => write!(line, "text: {output}"),
         (true, missing) => {
             write!(line, "{} missing in the text: {output}", leaf_count_text(missing))
         }
     };
+    if tree.loss.cut > 0 {
+        let _ = write!(line, ", {} truncated", leaf_count_text(tree.loss.cut));
+    }
     line.push('\n');
     line
 }
@@ -384,6 +387,7 @@ mod tests {
             report: Some("answers.jsonl.run/report.html"),
             folder: "answers.jsonl.run",
             is_intermediate: false,
+            stop: None,
         }
     }
 
@@ -456,19 +460,19 @@ mod tests {
     #[test]
     fn invalid_answers_are_told_with_their_tokens_and_the_first_reason() {
         let counts = PromptCounts::new(9, 9, 0);
-        let tally = Tally { answered: 9, invalid_answers: 1, invalid_tokens: 5, ..Tally::default() };
+        let tally =
+            Tally { answered: 9, invalid_answers: 1, invalid_tokens: 5, ..Tally::default() };
         let text = end_summary(&counts, &tally).to_string();
         assert!(text.contains("invalid: 1 answer with 5 tokens\n"), "{text}");
         let first = FailureExample { id: "7".into(), message: "it is empty".into(), status: None };
         let prompts = FailureStats { count: 3, examples: [(7, first)].into() };
         let stats = InvalidStats { answers: 4, completion_tokens: 1200, prompts };
-        let text =
-            EndSummary { invalid: Some(&stats), ..end_summary(&counts, &tally) }.to_string();
+        let text = EndSummary { invalid: Some(&stats), ..end_summary(&counts, &tally) }.to_string();
         assert!(text.contains("invalid: 4 answers with 1,200 tokens, of 3 prompts\n"), "{text}");
         assert!(text.contains("first reason (id 7): it is empty\n"), "{text}");
         let none = InvalidStats::default();
-        let text =
-            EndSummary { invalid: Some(&none), ..end_summary(&counts, &Tally::default()) }.to_string();
+        let text = EndSummary { invalid: Some(&none), ..end_summary(&counts, &Tally::default()) }
+            .to_string();
         assert!(!text.contains("invalid"), "{text}");
     }
 

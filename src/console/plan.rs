@@ -18,6 +18,9 @@ const MAX_PROMPT_LINES: usize = 20;
 /// Names of fields that are listed.
 const MAX_NAMES: usize = 20;
 
+/// Models that are listed.
+const MAX_MODELS: usize = 20;
+
 /// Facts about a run that has not started.
 #[derive(Debug)]
 pub(crate) struct PlanView<'a> {
@@ -34,6 +37,8 @@ pub(crate) struct PlanView<'a> {
     pub answer_tokens: u64,
     /// Number of rows whose answers have no limit.
     pub unlimited_rows: u64,
+    /// Models that rows name, with the number of their rows.
+    pub models: &'a [(&'a str, u64)],
     /// Remarks of the scan, such as ignored parameters.
     pub notes: &'a [String],
     /// First prompt of the input.
@@ -142,6 +147,22 @@ impl fmt::Display for PlanView<'_> {
         )?;
         for note in self.notes {
             writeln!(f, "note: {note}")?;
+        }
+        if !self.models.is_empty() {
+            let listed = self.models.iter().take(MAX_MODELS);
+            let listed: Vec<String> = listed
+                .map(|(name, count)| format!("{name} ({})", pluralize(*count, "row")))
+                .collect();
+            let more = match self.models.len().saturating_sub(MAX_MODELS) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let named: u64 = self.models.iter().map(|(_, count)| count).sum();
+            let rest = match self.rows.saturating_sub(named + self.bad_rows as u64) {
+                0 => String::new(),
+                rest => format!("; {} without one, for the job's model", pluralize(rest, "row")),
+            };
+            writeln!(f, "models that rows name: {}{more}{rest}", listed.join(", "))?;
         }
         match self.settings["api"].as_str().unwrap_or_default() {
             "auto" => writeln!(f, "api: auto (chosen once servers are ready)")?,

@@ -218,7 +218,7 @@ impl ProgressSnapshot {
             format_count(self.done),
             format_count(self.total)
         )];
-        if self.endpoints_up == 0 {
+        if self.endpoints_up == 0 && self.done < self.total {
             parts.push("no endpoint up".into());
         }
         let failed = format!("{} failed", format_count(self.failed));
@@ -339,6 +339,12 @@ mod tests {
         assert_eq!(
             nothing.status_line(),
             "0/3,000 done (0.0 %), no endpoint up, 0 failed, 57 in flight"
+        );
+        let finished = ProgressSnapshot { done: 3000, ..nothing };
+        assert_eq!(
+            finished.status_line(),
+            "3,000/3,000 done (100.0 %), 0 failed, 57 in flight",
+            "no endpoint is needed any more"
         );
         let stands_still = ProgressSnapshot { throughput: Some((0.0, 0.0)), ..example_snapshot() };
         assert!(!stands_still.status_line().contains(" left, "), "{}", stands_still.status_line());

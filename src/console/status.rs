@@ -24,6 +24,8 @@ pub(crate) struct StatusView {
     /// Counts of prompts by outcome.
     #[serde(flatten)]
     pub counts: PromptCounts,
+    /// Failed prompts of earlier sessions that the session sends again; 0 if no session is active.
+    pub resent: u64,
     /// Outcomes per second over the last minute, while prompts are sent.
     pub prompts_per_s: Option<f64>,
     /// Completion tokens per second over the last minute, while prompts are sent.
@@ -102,6 +104,11 @@ impl StatusView {
             parts.push(format!("{done} of {submitted} done ({share:.1} %)"));
         }
         parts.extend(self.doing.filter(|it| *it != RunActivity::Asking).map(|it| it.to_string()));
+        if self.resent > 0 {
+            let verb = if self.resent == 1 { "is" } else { "are" };
+            let prompts = pluralize(self.resent, "failed prompt");
+            parts.push(format!("{prompts} {verb} being sent again"));
+        }
         parts.extend(self.prompts_per_s.map(|rate| format!("{rate:.1} prompts/s")));
         parts.extend(self.left_s.map(|left| format!("{} left", format_duration(left))));
         if self.state != RunPhase::Begins {
@@ -188,6 +195,7 @@ mod tests {
             state: RunPhase::Running,
             doing: Some(RunActivity::Asking),
             counts: PromptCounts::new(10_000, 5_190, 10),
+            resent: 0,
             prompts_per_s: Some(34.21),
             tokens_per_s: Some(400.0),
             left_s: Some(140.2),
@@ -240,6 +248,22 @@ mod tests {
             (&json["cut"], &json["blank"], &json["refused"]),
             (&12.into(), &3.into(), &0.into())
         );
+    }
+
+    #[test]
+    fn failed_prompts_that_are_sent_again_are_told_and_not_done() {
+        let mut view = example_view();
+        (view.prompts_per_s, view.left_s) = (None, None);
+        (view.counts, view.resent) = (PromptCounts::new(31, 30, 1).with_resent(1), 1);
+        assert!(
+            view.status_line().starts_with(
+                "running: 30 of 31 done (96.7 %), 1 failed prompt is being sent again, 30 answered, 0 failed, 1 open"
+            ),
+            "{}",
+            view.status_line()
+        );
+        view.resent = 2;
+        assert!(view.status_line().contains("2 failed prompts are being sent again"));
     }
 
     #[test]

@@ -37,9 +37,9 @@ impl PromptImage {
 pub(crate) fn image_type(bytes: &[u8]) -> Option<&'static str> {
     let is_bitmap = || {
         // Two letters say little: the size of the second header follows them, after 12 bytes.
-        bytes.get(14..18).is_some_and(|size| {
-            matches!(size, [12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0])
-        })
+        bytes
+            .get(14..18)
+            .is_some_and(|size| matches!(size, [12 | 40 | 52 | 56 | 64 | 108 | 124, 0, 0, 0]))
     };
     Some(match bytes {
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1a, b'\n', ..] => "image/png",
@@ -175,11 +175,7 @@ fn check_place_count(places: usize, images: usize) -> Result<(), String> {
     let count = |number: usize, noun: &str| {
         format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
     };
-    Err(format!(
-        "{} for an image, but {}",
-        count(places, "place"),
-        count(images, "image")
-    ))
+    Err(format!("{} for an image, but {}", count(places, "place"), count(images, "image")))
 }
 
 /// Counts the places for images in a message.
@@ -390,9 +386,15 @@ mod tests {
         let filled = json(&messages_with_images(messages, &["a", "b"]).expect("as many places"));
         let image = |url: &str| serde_json::json!({"type": "image_url", "image_url": {"url": url}});
         assert_eq!(filled[0]["content"][0], image("a"));
-        assert_eq!((&filled[0]["content"][1]["text"], &filled[0]["name"]), (&json("\"1\""), &json("\"n\"")));
+        assert_eq!(
+            (&filled[0]["content"][1]["text"], &filled[0]["name"]),
+            (&json("\"1\""), &json("\"n\""))
+        );
         assert_eq!(filled[1], json(r#"{"role":"assistant","content":"2"}"#));
-        assert_eq!(filled[2]["content"], serde_json::json!([image("b"), {"type": "text", "text": "3"}]));
+        assert_eq!(
+            filled[2]["content"],
+            serde_json::json!([image("b"), {"type": "text", "text": "3"}])
+        );
         for urls in [&[][..], &["a"], &["a", "b", "c"]] {
             let reason = messages_with_images(messages, urls).expect_err("2 places");
             assert!(reason.starts_with("2 places for an image, but "), "{reason}");

@@ -1,6 +1,6 @@
 //! Prompts: a row of the input as the rest of the program uses it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,8 @@ pub(crate) struct Prompt {
     pub images: Vec<PromptImage>,
     /// The row's own request parameters, which take precedence over the run's.
     pub params: RequestParams,
+    /// Model that the row names; the job's if none.
+    pub model: Option<Arc<str>>,
     /// Route that the row names, as OpenAI batch rows do.
     pub route: Option<Route>,
     /// Priority in the order of work: higher goes first.

@@ -35,6 +35,18 @@ pub(crate) struct ServedModel {
     pub max_model_len: Option<u64>,
     /// Folder or hub name of the model, if the server reports it.
     pub root: Option<String>,
+    /// Name of the base model, if this is an adapter of it.
+    pub parent: Option<String>,
+}
+
+impl ServerInfo {
+    /// Returns a model's maximum length of prompt and answer together in tokens, if the server reports it. That of an
+    /// adapter is its base model's.
+    pub(crate) fn max_model_len(&self, name: &str) -> Option<u64> {
+        let find = |name: &str| self.models.iter().find(|served| served.id == name);
+        let model = find(name)?;
+        model.max_model_len.or_else(|| find(model.parent.as_deref()?)?.max_model_len)
+    }
 }
 
 /// Routes that a server offers.

@@ -96,6 +96,7 @@ async fn request_one_token(
     let text_params = BatchParams {
         route: Route::Completions,
         model: model.into(),
+        model_number: 0, // only the job's own model is rendered here
         params,
         n: 1,
         allow_lists: true,

@@ -235,13 +235,21 @@ mod tests {
 
     #[test]
     fn a_refused_schema_is_told_from_other_refusals() {
-        for case in ["completions-structured-outputs-bad-schema", "completions-structured-outputs-two"] {
+        for case in
+            ["completions-structured-outputs-bad-schema", "completions-structured-outputs-two"]
+        {
             assert!(recorded_fault(case).schema_refusal().is_some(), "{case}");
         }
-        for case in ["completions-temperature-huge", "chat-tools-default", "chat-too-long", "chat-model-bad"] {
+        for case in [
+            "completions-temperature-huge",
+            "chat-tools-default",
+            "chat-too-long",
+            "chat-model-bad",
+        ] {
             assert!(recorded_fault(case).schema_refusal().is_none(), "{case}");
         }
-        let body = br#"{"error":{"message":"Unrecognized request argument supplied: response_format"}}"#;
+        let body =
+            br#"{"error":{"message":"Unrecognized request argument supplied: response_format"}}"#;
         assert!(classify_response(400, None, body).schema_refusal().is_some());
     }
 

@@ -52,6 +52,7 @@ async fn query_server(client: &HttpClient, url: &Url) -> Result<ServerInfo, Stri
         id: entry.id,
         max_model_len: entry.max_model_len,
         root: entry.root,
+        parent: entry.parent,
     };
     let version = get("/version").await.ok().filter(|response| response.status == 200);
     let version = version

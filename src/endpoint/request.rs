@@ -12,7 +12,7 @@ use super::{
     reply_shape::ExpectedReply,
 };
 use crate::domain::{
-    Prompt, PromptImage, PromptInput, RequestParams, Route, Url,
+    ModelNumber, Prompt, PromptImage, PromptInput, RequestParams, Route, Url,
     image::{messages_with_images, text_with_images},
 };
 
@@ -27,6 +27,8 @@ pub(crate) struct BatchParams {
     pub route: Route,
     /// Name of the served model.
     pub model: String,
+    /// The job's number of the model.
+    pub model_number: ModelNumber,
     /// All fields of the body except model and prompt.
     pub params: RequestParams,
     /// Number of sequences generated per prompt.
@@ -290,6 +292,7 @@ mod tests {
             input: PromptInput::Text(text.into()),
             images: Vec::new(),
             params: RequestParams::default(),
+            model: None,
             route: None,
             priority: 0,
             row: None,
@@ -303,6 +306,7 @@ mod tests {
         let params = BatchParams {
             route,
             model: "m".into(),
+            model_number: 0,
             params,
             n: 1,
             allow_lists: true,

@@ -28,6 +28,9 @@ pub(super) struct ModelEntry {
     /// Model folder or hub name; set by vLLM only.
     #[serde(default)]
     pub(super) root: Option<String>,
+    /// Name of the base model, for an adapter; set by vLLM only.
+    #[serde(default)]
+    pub(super) parent: Option<String>,
 }
 
 /// Response body of `GET /version`.

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{domain::Tally, metrics::timeline::Timeline};
+use crate::{
+    domain::{ModelSet, Tally},
+    metrics::timeline::Timeline,
+};
 
 /// The progress of an engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,8 @@ pub(crate) struct EngineProgress {
     pub(crate) in_flight: u64,
     /// Endpoints that are not suspended.
     pub(crate) endpoints_up: u64,
+    /// The job's models that these endpoints serve.
+    pub(crate) models_up: ModelSet,
 }
 
 /// The reason for which an engine ended.
@@ -57,7 +62,7 @@ pub(crate) struct EngineBacklog {
 /// An event that the engine reports to the thread that started it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum EngineEvent {
-    /// Sent every second, and at once when all endpoints go down, when the first is up again, and when a drain is over.
+    /// Sent every second, and at once when a model goes out of service or comes back, and when a drain is over.
     Progress(EngineProgress),
     /// Sent when few prompts or none are left to send.
     Backlog(EngineBacklog),

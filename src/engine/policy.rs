@@ -6,7 +6,10 @@
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use crate::{
-    domain::{Prompt, PromptInput, RequestParams, Route, image::length_without_data},
+    domain::{
+        JobModels, ModelNumber, Prompt, PromptInput, RequestParams, Route,
+        image::length_without_data,
+    },
     endpoint::BatchParams,
     validation::AnswerCheck,
 };
@@ -52,7 +55,8 @@ impl fmt::Debug for SharedRenderer {
 /// The job's decisions for every rank's engine.
 #[derive(Clone, Debug)]
 pub(crate) struct EnginePolicy {
-    pub(crate) model: String,
+    /// The models that prompts are sent to; the first is that of rows that name none.
+    pub(crate) models: JobModels,
     /// The route of text prompts whose row names none.
     pub(crate) text_route: Route,
     /// Request parameters of rows without their own.
@@ -61,7 +65,7 @@ pub(crate) struct EnginePolicy {
     pub(crate) batch_row_params: RequestParams,
     /// The first message of conversations.
     pub(crate) system_prompt: Option<String>,
-    /// Renders conversations, so that they can share a batch.
+    /// Renders conversations to the job's own model, so that they can share a batch.
     pub(crate) renderer: Option<SharedRenderer>,
     /// Sequences in flight per endpoint.
     pub(crate) concurrency: SizeMode,
@@ -77,8 +81,9 @@ pub(crate) struct EnginePolicy {
     pub(crate) timeout_per_sequence: Duration,
     /// Attempts per prompt that count.
     pub(crate) max_tries: u32,
-    /// The context length: tokens of prompt and answer together, at most. None if unknown.
-    pub(crate) max_model_len: Option<u64>,
+    /// Whether every prompt of the job has used up its tries in an earlier session. Then a fault is the prompt's: no other
+    /// prompt is left that could show whether the endpoint is healthy, and it has passed its probe.
+    pub(crate) only_exhausted_left: bool,
     /// Tokens left free when an answer is limited to fit the context.
     pub(crate) context_buffer: u64,
     /// The time without progress after which the engine stops.
@@ -164,6 +169,7 @@ impl EnginePolicy {
     /// that has to differ from what was asked for.
     pub(super) fn batch_params(&self, prompt: &Prompt, fitted: Option<u64>) -> BatchParams {
         let (own, route) = (&prompt.params, self.route_of(prompt));
+        let model = self.model_number(prompt).unwrap_or(0);
         let mut params = own.merged_over(self.defaults_of(prompt));
         if route == Route::Completions
             && let Some(limit) = params.remove("max_completion_tokens")
@@ -189,6 +195,7 @@ impl EnginePolicy {
             // (canaries have the job's template arguments: a row with its own may be rendered otherwise)
             Route::Chat => {
                 self.renderer.is_some()
+                    && model == 0
                     && params.iter().all(is_on_both_routes)
                     && own.get(TEMPLATE_KWARGS).is_none()
             }
@@ -196,7 +203,8 @@ impl EnginePolicy {
         let n = sequence_count(&params);
         BatchParams {
             route,
-            model: self.model.clone(),
+            model: self.models.name(model).to_owned(),
+            model_number: model,
             params,
             n,
             allow_lists,
@@ -240,6 +248,11 @@ impl EnginePolicy {
         Cow::Owned(params)
     }
 
+    /// Returns the number of a prompt's model; none if it is not a model of the job.
+    pub(super) fn model_number(&self, prompt: &Prompt) -> Option<ModelNumber> {
+        self.models.number_of(prompt.model.as_deref())
+    }
+
     /// Returns the route of a prompt.
     #[must_use]
     pub(crate) fn route_of(&self, prompt: &Prompt) -> Route {
@@ -253,19 +266,27 @@ impl EnginePolicy {
     }
 
     /// Returns the prompt's `max_tokens` if it has to be lower than `requested`, lest prompt and answer exceed the
-    /// context. Deterministic, so that runs are equal; an estimate, so it never rejects a prompt.
+    /// context. `truncated_to` is the number of tokens to which the server cuts the prompt. Deterministic, so that runs are equal; an estimate, so it never rejects a prompt.
     #[must_use]
     pub(crate) fn fitted_max_tokens(
         &self,
+        model: ModelNumber,
         requested: Option<u64>,
         prompt: &PromptInput,
+        truncated_to: Option<u64>,
     ) -> Option<u64> {
-        self.fitted_to(requested, count_tokens(prompt))
+        let prompt_tokens = count_tokens(prompt).min(truncated_to.unwrap_or(u64::MAX));
+        self.fitted_to(model, requested, prompt_tokens)
     }
 
     /// Returns the `max_tokens` of a prompt with this many tokens if it has to be lower than `requested`.
-    fn fitted_to(&self, requested: Option<u64>, prompt_tokens: u64) -> Option<u64> {
-        let (context, requested) = (self.max_model_len?, requested?);
+    fn fitted_to(
+        &self,
+        model: ModelNumber,
+        requested: Option<u64>,
+        prompt_tokens: u64,
+    ) -> Option<u64> {
+        let (context, requested) = (self.models.max_model_len(model)?, requested?);
         let room = context.saturating_sub(prompt_tokens).saturating_sub(self.context_buffer);
         if requested <= room {
             return None;
@@ -279,21 +300,27 @@ impl EnginePolicy {
 impl EnginePolicy {
     /// Returns twice `max_tokens` for an answer that was cut, or as much of that as the context leaves; none if that is
     /// no more.
-    pub(super) fn doubled_max_tokens(&self, max_tokens: u64, prompt: &PromptInput) -> Option<u64> {
+    pub(super) fn doubled_max_tokens(
+        &self,
+        model: ModelNumber,
+        max_tokens: u64,
+        prompt: &PromptInput,
+    ) -> Option<u64> {
         let doubled = max_tokens.saturating_mul(2);
-        let fitted = self.fitted_max_tokens(Some(doubled), prompt).unwrap_or(doubled);
+        let fitted = self.fitted_max_tokens(model, Some(doubled), prompt, None).unwrap_or(doubled);
         (fitted > max_tokens).then_some(fitted)
     }
 
     /// Returns the `max_tokens` of a prompt that is sent with `added` text, if it has to be lower than `max_tokens`.
     pub(super) fn max_tokens_beside(
         &self,
+        model: ModelNumber,
         max_tokens: Option<u64>,
         prompt: &PromptInput,
         added: &str,
     ) -> Option<u64> {
         let tokens = count_tokens(prompt) + estimate_tokens(added);
-        self.fitted_to(max_tokens, tokens)
+        self.fitted_to(model, max_tokens, tokens)
     }
 }
 
@@ -320,10 +347,16 @@ fn estimate_tokens(text: &str) -> u64 {
     narrow.div_ceil(4) + wide.div_ceil(3)
 }
 
+/// Returns the models of a job with one model, which has this context length.
+#[cfg(test)]
+pub(super) fn test_models(max_model_len: Option<u64>) -> JobModels {
+    JobModels::new(vec![crate::domain::JobModel { name: "m".into(), max_model_len }])
+}
+
 #[cfg(test)]
 pub(super) fn test_policy() -> EnginePolicy {
     EnginePolicy {
-        model: "m".into(),
+        models: test_models(Some(2048)),
         text_route: Route::Completions,
         default_params: RequestParams::default(),
         batch_row_params: RequestParams::default(),
@@ -336,7 +369,7 @@ pub(super) fn test_policy() -> EnginePolicy {
         timeout: Duration::from_secs(5),
         timeout_per_sequence: Duration::from_secs(60),
         max_tries: 3,
-        max_model_len: Some(2048),
+        only_exhausted_left: false,
         context_buffer: 512,
         no_progress_timeout: Duration::from_secs(5),
         token_counting: TokenCounting::Share,
@@ -364,24 +397,27 @@ mod tests {
     fn answers_are_cut_only_where_they_could_not_fit() {
         let policy = test_policy();
         let text = |length: usize| PromptInput::Text("x".repeat(length));
-        assert_eq!(policy.fitted_max_tokens(Some(512), &text(400)), None);
+        assert_eq!(policy.fitted_max_tokens(0, Some(512), &text(400), None), None);
         assert_eq!(
-            policy.fitted_max_tokens(Some(2000), &text(400)),
+            policy.fitted_max_tokens(0, Some(2000), &text(400), None),
             Some(1408),
             "2048 - 100 - 512 in steps of 64"
         );
         assert_eq!(
-            policy.fitted_max_tokens(Some(512), &text(8000)),
+            policy.fitted_max_tokens(0, Some(512), &text(8000), None),
             Some(128),
             "the server knows better whether it fits"
         );
-        assert_eq!(policy.fitted_max_tokens(Some(64), &text(8000)), None);
-        assert_eq!(policy.fitted_max_tokens(None, &text(8000)), None);
+        assert_eq!(policy.fitted_max_tokens(0, Some(64), &text(8000), None), None);
+        assert_eq!(policy.fitted_max_tokens(0, None, &text(8000), None), None);
+        let cut = policy.fitted_max_tokens(0, Some(512), &text(8000), Some(500));
+        assert_eq!(cut, None, "the server cuts the prompt, and all of the answer fits");
         let url = format!("data:image/png;base64,{}", "A".repeat(1 << 20));
         let image = PromptInput::Messages(format!(r#"[{{"role":"user","content":"{url}"}}]"#));
-        assert_eq!(policy.fitted_max_tokens(Some(512), &image), None, "base64 is no text");
-        let unknown = EnginePolicy { max_model_len: None, ..test_policy() };
-        assert_eq!(unknown.fitted_max_tokens(Some(100_000), &text(10)), None);
+        let fitted = policy.fitted_max_tokens(0, Some(512), &image, None);
+        assert_eq!(fitted, None, "base64 is no text");
+        let unknown = EnginePolicy { models: test_models(None), ..test_policy() };
+        assert_eq!(unknown.fitted_max_tokens(0, Some(100_000), &text(10), None), None);
     }
 
     fn prompt_with(params: &[(&str, &str)], route: Option<Route>, input: PromptInput) -> Prompt {
@@ -393,6 +429,7 @@ mod tests {
             input,
             images: Vec::new(),
             params: own,
+            model: None,
             route,
             priority: 0,
             row: None,
@@ -455,11 +492,11 @@ mod tests {
     fn a_cut_answer_gets_twice_the_room_until_the_context_is_full() {
         let policy = test_policy();
         let prompt = PromptInput::Text("x".repeat(400));
-        assert_eq!(policy.doubled_max_tokens(512, &prompt), Some(1024));
-        assert_eq!(policy.doubled_max_tokens(1024, &prompt), Some(1408), "2048 - 100 - 512");
-        assert_eq!(policy.doubled_max_tokens(1408, &prompt), None);
-        let unknown = EnginePolicy { max_model_len: None, ..test_policy() };
-        assert_eq!(unknown.doubled_max_tokens(1408, &prompt), Some(2816));
+        assert_eq!(policy.doubled_max_tokens(0, 512, &prompt), Some(1024));
+        assert_eq!(policy.doubled_max_tokens(0, 1024, &prompt), Some(1408), "2048 - 100 - 512");
+        assert_eq!(policy.doubled_max_tokens(0, 1408, &prompt), None);
+        let unknown = EnginePolicy { models: test_models(None), ..test_policy() };
+        assert_eq!(unknown.doubled_max_tokens(0, 1408, &prompt), Some(2816));
     }
 
     proptest! {
@@ -467,9 +504,9 @@ mod tests {
         fn a_fitted_answer_is_shorter_than_requested_and_below_the_context(
             requested in 1u64..100_000, length in 0usize..20_000, context in 2u64..20_000,
         ) {
-            let policy = EnginePolicy { max_model_len: Some(context), ..test_policy() };
+            let policy = EnginePolicy { models: test_models(Some(context)), ..test_policy() };
             let prompt = PromptInput::Text("y".repeat(length));
-            if let Some(fitted) = policy.fitted_max_tokens(Some(requested), &prompt) {
+            if let Some(fitted) = policy.fitted_max_tokens(0, Some(requested), &prompt, None) {
                 prop_assert!(fitted < requested && fitted < context && fitted > 0);
             }
         }

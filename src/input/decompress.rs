@@ -1,8 +1,8 @@
-//! Decompression and spooling: standard input and compressed files are copied to plain files once, because rows are
-//! read again by offset and a stream has no offsets.
+//! Decompression and spooling: what has no row offsets is copied to a plain file once, because rows are read again by
+//! offset.
 //!
 //! Owns the columns that a Parquet file must have, and the copy. The streams are in
-//! [`compression`](crate::compression), and the folder of the copy is chosen in `job/setup/scan.rs`.
+//! [`compression`](crate::compression), and what is copied is decided in `intake.rs`.
 
 use std::{
     fs::File,
@@ -11,8 +11,7 @@ use std::{
 };
 
 use super::{
-    FileCompression, InputError, InputRules,
-    format::compression_of,
+    InputError, InputRules,
     row::{
         header::check_prompt_columns, rules::leads_through, suggest::suggest_image_column,
         template::PromptTemplate,
@@ -22,28 +21,17 @@ use crate::{compression::Compression, parquet::ParquetReader};
 
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Opens a file as text, decompressed according to its extension.
-///
-/// # Errors
-/// A file that cannot be opened, or a Parquet file that lacks columns these rules need. Damage inside the file is
-/// reported while reading, with the file's name.
-pub(crate) fn open_decompressed(
-    path: &Path,
-    rules: &InputRules,
+/// Returns the decompressed bytes of a stream that is shown under this name.
+pub(super) fn decompress(
+    packed: Box<dyn Read>,
+    compression: Compression,
+    name: &Path,
 ) -> Result<Box<dyn Read>, InputError> {
-    let io = |source| InputError::Io { action: "cannot open", path: path.to_path_buf(), source };
-    let open = || File::open(path).map_err(io);
-    let bytes: Box<dyn Read> = match compression_of(path) {
-        FileCompression::Plain => Box::new(open()?),
-        FileCompression::Gzip => Compression::Gzip.open_reader(open()?).map_err(io)?,
-        FileCompression::Zstd => Compression::Zstd.open_reader(open()?).map_err(io)?,
-        FileCompression::Parquet => Box::new(open_parquet(path, rules)?),
-    };
-    Ok(Box::new(NamedStream { path: path.to_path_buf(), bytes }))
+    compression.open_reader(packed).map_err(|error| read_error(name, error))
 }
 
 /// Opens a Parquet file as JSON lines. Missing columns are reported before any row is read.
-fn open_parquet(path: &Path, rules: &InputRules) -> Result<ParquetReader, InputError> {
+pub(super) fn open_parquet(path: &Path, rules: &InputRules) -> Result<ParquetReader, InputError> {
     let header = |what| InputError::InvalidHeader { path: path.to_path_buf(), what };
     let template = rules.parse_template();
     let template = template.map_err(InputError::InvalidTemplate)?;
@@ -95,6 +83,11 @@ fn parquet_error(path: &Path, source: io::Error) -> InputError {
     }
 }
 
+/// Converts an error of reading a named stream, which brings its own error.
+pub(super) fn read_failure(path: &Path, error: io::Error) -> InputError {
+    error.downcast::<InputError>().unwrap_or_else(|error| read_error(path, error))
+}
+
 /// Converts an error of reading a file. One that does not come from the system means that the data cannot be decoded.
 fn read_error(path: &Path, source: io::Error) -> InputError {
     let path = path.to_path_buf();
@@ -109,7 +102,7 @@ fn read_error(path: &Path, source: io::Error) -> InputError {
 ///
 /// # Errors
 /// A stream that cannot be read to its end, or a file that cannot be written. Then `to` must not be used.
-pub(crate) fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
+pub(super) fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
     let failed = |action| move |source| InputError::Io { action, path: to.to_path_buf(), source };
     let mut file = File::create(to).map_err(failed("cannot create"))?;
     let mut chunk = vec![0; BUFFER_BYTES];
@@ -134,71 +127,23 @@ pub(crate) fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputE
 }
 
 /// Stream that adds its file's name to read errors.
-struct NamedStream {
+pub(super) struct NamedStream {
     path: PathBuf,
     bytes: Box<dyn Read>,
+}
+
+impl NamedStream {
+    pub(super) fn new(path: &Path, bytes: Box<dyn Read>) -> Self {
+        Self { path: path.to_path_buf(), bytes }
+    }
 }
 
 impl Read for NamedStream {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let named = |error: io::Error| match error.kind() {
             io::ErrorKind::Interrupted => error,
-            kind => io::Error::new(kind, read_error(&self.path, error)),
+            kind => io::Error::new(kind, read_failure(&self.path, error)),
         };
         self.bytes.read(to).map_err(named)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pack(kind: Compression, text: &[u8]) -> Vec<u8> {
-        let mut packer = kind.open_writer(Vec::new()).unwrap();
-        packer.write_all(text).unwrap();
-        packer.finish().unwrap()
-    }
-
-    #[test]
-    fn compressed_files_are_copied_whole_through_all_their_members() {
-        let folder = tempfile::tempdir().unwrap();
-        let text: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
-        let (one, two) = text.split_at(text.len() / 3);
-        let packed = |kind| [pack(kind, one), pack(kind, two)].concat();
-        let (gz, zst) = (packed(Compression::Gzip), packed(Compression::Zstd));
-        for (name, packed) in [("x.txt.gz", gz), ("x.txt.zst", zst), ("x.txt", text.clone())] {
-            let (from, to) = (folder.path().join(name), folder.path().join("plain"));
-            std::fs::write(&from, packed).unwrap();
-            assert_eq!(
-                spool_stream(&mut open_decompressed(&from, &InputRules::default()).unwrap(), &to)
-                    .unwrap(),
-                text.len() as u64
-            );
-            assert!(std::fs::read(&to).unwrap() == text, "{name}");
-        }
-    }
-
-    #[cfg(feature = "parquet")]
-    #[test]
-    fn a_file_that_is_not_parquet_is_an_error_that_says_so() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.parquet");
-        std::fs::write(&path, "{\"prompt\": \"a\"}\n").unwrap();
-        let error = open_decompressed(&path, &InputRules::default()).err().unwrap();
-        assert!(error.to_string().ends_with("x.parquet is not a Parquet file"), "{error}");
-    }
-
-    #[test]
-    fn a_truncated_file_is_an_error_that_names_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let torn = folder.path().join("x.txt.gz");
-        std::fs::write(&torn, &pack(Compression::Gzip, b"abcdefghijklmnopqrstuvwxyz")[..20])
-            .unwrap();
-        let error = spool_stream(
-            &mut open_decompressed(&torn, &InputRules::default()).unwrap(),
-            &folder.path().join("to"),
-        )
-        .unwrap_err();
-        assert!(error.to_string().contains("x.txt.gz is damaged or truncated: "), "{error}");
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    format::{InputFormat, KNOWN_EXTENSIONS, STDIN_NAME, format_of},
-    row::NOT_JSON,
+    format::{KNOWN_EXTENSIONS, RowUnit, STDIN_NAME},
+    row::{NOT_JSON, NOT_UTF8},
 };
 use crate::domain::PromptId;
 
@@ -43,7 +43,7 @@ pub enum InputError {
         what: String,
     },
     /// A file whose extension names no known format.
-    #[error("{}: unknown file extension\nhint: input files end in {KNOWN_EXTENSIONS}; text formats may be compressed (.gz, .zst)", .path.display())]
+    #[error("{}: unknown file extension\nhint: input files end in {KNOWN_EXTENSIONS}; text formats may be compressed (.gz, .zst); for others pass --input-format", .path.display())]
     UnknownExtension {
         /// Path of the file, as messages show it.
         path: PathBuf,
@@ -72,15 +72,45 @@ pub enum InputError {
         /// Error that the decoder reported.
         source: io::Error,
     },
+    /// A text that is not valid in its encoding.
+    #[error("{}: not {encoding} at byte {byte}\nhint: name the encoding of the file, as in --encoding windows-1252", .path.display())]
+    NotInEncoding {
+        /// Path of the file, as messages show it.
+        path: PathBuf,
+        /// Name of the encoding.
+        encoding: &'static str,
+        /// Number of the first byte that is not valid, from 1.
+        byte: u64,
+    },
+    /// A file that cannot be read as text of its format.
+    #[error("{}: {what}", .path.display())]
+    InvalidText {
+        /// Path of the file, as messages show it.
+        path: PathBuf,
+        /// Description of the problem, as the rest of a sentence.
+        what: String,
+    },
+    /// A JSON document whose rows cannot be told apart.
+    #[error("{}: {what}", .path.display())]
+    InvalidDocument {
+        /// Path of the file, as messages show it.
+        path: PathBuf,
+        /// Description of the problem, as the rest of a sentence.
+        what: String,
+    },
+    /// A folder with data files of several formats.
+    #[error("{}: the folder has data files of several formats: {kinds}\nhint: choose by a pattern, such as '{pattern}'", .path.display())]
+    MixedFolder {
+        /// Path of the folder, as the user typed it.
+        path: PathBuf,
+        /// The formats with the numbers of files.
+        kinds: String,
+        /// Pattern for the files of the most frequent format.
+        pattern: String,
+    },
     /// A file with Parquet's extension that is not one.
     #[error("{} is not a Parquet file", .path.display())]
     NotParquet {
-        /// Path of the file, as messages show it.
-        path: PathBuf,
-    },
-    /// A compressed file where a plain one is needed.
-    #[error("{}: a compressed file must be spooled before it is scanned", .path.display())]
-    Compressed {
         /// Path of the file, as messages show it.
         path: PathBuf,
     },
@@ -89,14 +119,6 @@ pub enum InputError {
     Changed {
         /// Path of the file, as messages show it.
         path: PathBuf,
-    },
-    /// A row that exceeds the maximum size and so is a mistake.
-    #[error("{location}: the row is longer than 64 MiB\nhint: {hint}")]
-    RowTooLong {
-        /// Location where the row begins.
-        location: InputLocation,
-        /// Advice on the likely cause.
-        hint: &'static str,
     },
     /// A table whose header is invalid.
     #[error("{}: {what}", .path.display())]
@@ -150,31 +172,17 @@ pub enum InputError {
         /// Number of all such rows.
         count: u64,
     },
-    /// A row that names another model than the run's.
-    #[error("{location}: the row names the model {named:?}, but the run uses {model:?}{}\nhint: remove these rows, choose their model with --model, or pass --ignore-row-model", and_more_rows(*.count))]
-    ModelMismatch {
-        /// Location of the first such row.
+    /// Rows that name too many models.
+    #[error(
+        "{location}: the model {model:?} is one too many: rows may name at most {limit} models\nhint: if `model` is data, pass --ignore-row-model; else split the input"
+    )]
+    TooManyModels {
+        /// Location of the first row that names a model beyond the limit.
         location: InputLocation,
         /// Model that the row names.
-        named: String,
-        /// Model that the run uses.
         model: String,
-        /// Number of all such rows.
-        count: u64,
-    },
-    /// Rows that name two different models.
-    #[error(
-        "{first} names the model {model:?} and {second} names {other:?}, but a run has one model\nhint: split the input, or pass --ignore-row-model"
-    )]
-    MixedModels {
-        /// Location of the first row that names a model.
-        first: InputLocation,
-        /// Model that the first row names.
-        model: String,
-        /// Location of the first row that names another model.
-        second: InputLocation,
-        /// Model that the second row names.
-        other: String,
+        /// Largest number of models.
+        limit: usize,
     },
 }
 
@@ -185,18 +193,23 @@ pub struct InputLocation {
     pub file: PathBuf,
     /// Number of the line, from 1.
     pub line: u64,
+    /// What is numbered: lines, or what else the file consists of.
+    pub unit: RowUnit,
 }
 
 impl fmt::Display for InputLocation {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {} {}", self.file.display(), self.unit(), self.line)
+        write!(out, "{} {} {}", self.file.display(), self.unit_name(), self.line)
     }
 }
 
 impl InputLocation {
-    /// Returns the word for what is counted: a Parquet file has no lines, and each line of its spooled copy is a row.
-    fn unit(&self) -> &'static str {
-        if format_of(&self.file) == Some(InputFormat::Parquet) { "row" } else { "line" }
+    fn unit_name(&self) -> &'static str {
+        match self.unit {
+            RowUnit::Line => "line",
+            RowUnit::Row => "row",
+            RowUnit::Element => "element",
+        }
     }
 }
 
@@ -258,7 +271,10 @@ fn describe_bad_rows(
     };
     let fix = match first.first() {
         Some(bad) if is_text_on_stdin(bad) => {
-            "standard input takes JSON lines; for plain text use a .txt file"
+            "standard input takes JSON lines; for another format pass --input-format, such as --input-format txt"
+        }
+        _ if first.iter().all(|bad| bad.reason.starts_with(NOT_UTF8)) => {
+            "if the file has another encoding, name it, as in --encoding windows-1252; or pass --bad-rows fail"
         }
         _ => fix,
     };
@@ -292,8 +308,8 @@ fn fold_reasons(first: &[BadRowLocation]) -> Vec<String> {
     let describe = |(bad, lines): (&BadRowLocation, Vec<u64>)| {
         let further: String = lines[1..].iter().map(|line| format!(", {line}")).collect();
         let plural = if lines.len() > 1 { "s" } else { "" };
-        let InputLocation { file, line } = &bad.location;
-        let unit = bad.location.unit();
+        let InputLocation { file, line, .. } = &bad.location;
+        let unit = bad.location.unit_name();
         format!("{} {unit}{plural} {line}{further}: {}", file.display(), bad.reason)
     };
     folded.into_iter().map(describe).collect()
@@ -338,27 +354,19 @@ fn format_list(
     lines.join("\n")
 }
 
-fn and_more_rows(count: u64) -> String {
-    match count.saturating_sub(1) {
-        0 => String::new(),
-        1 => " (and 1 more such row)".into(),
-        rest => format!(" (and {rest} more such rows)"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn plain_text_on_standard_input_gets_its_own_hint() {
-        let location = InputLocation { file: STDIN_NAME.into(), line: 1 };
+        let location = InputLocation { file: STDIN_NAME.into(), line: 1, unit: RowUnit::Line };
         let bad_row = BadRowLocation { location, reason: "not JSON: \"hello\"".into() };
         let error = InputError::BadRows { missing_prompt: None, first: vec![bad_row], count: 1 };
         assert_eq!(
             error.to_string(),
             "1 invalid row (nothing was sent):\n  stdin line 1: not JSON: \"hello\"\n\
-             hint: standard input takes JSON lines; for plain text use a .txt file"
+             hint: standard input takes JSON lines; for another format pass --input-format, such as --input-format txt"
         );
     }
 }

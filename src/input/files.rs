@@ -8,9 +8,9 @@ use std::{fs::File, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    InputError,
+    InputError, PartitionColumn,
     fingerprint::BLOCK_BYTES,
-    format::{FileCompression, InputFile, InputFormat, compression_of},
+    format::{InputFile, InputFormat, RowLayout, RowUnit},
     records::RecordReader,
     row::object::is_batch_record,
     source::{mtime_nanos, open_unchanged, open_with_metadata},
@@ -34,7 +34,11 @@ pub(crate) struct ListedFile {
     pub path: PathBuf,
     /// Path that messages show, the original one of a spooled copy.
     pub name: PathBuf,
-    pub format: InputFormat,
+    pub layout: RowLayout,
+    /// What messages number in the file.
+    pub unit: RowUnit,
+    /// Columns that its folders add to each row.
+    pub partition: Vec<PartitionColumn>,
     pub size: u64,
     pub mtime: i64,
     /// Whether the file is an OpenAI batch file, by most of its first rows.
@@ -56,7 +60,7 @@ impl InputListing {
     /// Lists uncompressed files, which will be scanned in this order.
     ///
     /// # Errors
-    /// A file that cannot be opened, or that is compressed.
+    /// A file that cannot be opened.
     pub(crate) fn new(files: &[InputFile]) -> Result<Self, InputError> {
         let files = files.iter().map(ListedFile::new);
         Ok(Self { files: files.collect::<Result<_, _>>()?, block: BLOCK_BYTES })
@@ -85,10 +89,7 @@ impl InputListing {
         let step = bytes.max(1).next_multiple_of(self.block);
         let chunks_of = |(number, file): (u32, &ListedFile)| {
             let size = file.size;
-            let step = match file.format {
-                InputFormat::Jsonl | InputFormat::Text | InputFormat::Parquet => step,
-                InputFormat::Csv | InputFormat::Tsv => size.max(1),
-            };
+            let step = if file.layout.format.is_table() { size.max(1) } else { step };
             // An empty file is a chunk too, so that it is recorded with zero rows.
             let count = size.div_ceil(step).max(1);
             (0..count).map(move |chunk| {
@@ -105,8 +106,8 @@ const SAMPLE_ROWS: usize = 16;
 const SAMPLE_BYTES: u64 = 1 << 20;
 
 /// Whether at least half of a file's first objects are OpenAI batch rows. Errors are found again by the scan.
-fn has_batch_rows(file: File) -> bool {
-    let mut records = RecordReader::new(file, 0, InputFormat::Jsonl, 64 << 10);
+fn has_batch_rows(file: File, layout: RowLayout) -> bool {
+    let mut records = RecordReader::new(file, 0, layout, 64 << 10);
     let (mut batch_rows, mut other_rows) = (0, 0);
     while let Ok(Some(record)) = records.next_record() {
         match is_batch_record(record.bytes) {
@@ -123,14 +124,11 @@ fn has_batch_rows(file: File) -> bool {
 
 impl ListedFile {
     fn new(file: &InputFile) -> Result<Self, InputError> {
-        let InputFile { path, format, name } = file.clone();
-        if compression_of(&path) != FileCompression::Plain {
-            return Err(InputError::Compressed { path });
-        }
+        let InputFile { path, layout, name, unit, partition } = file.clone();
         let (opened, metadata) = open_with_metadata(&path)?;
-        let batch = format == InputFormat::Jsonl && has_batch_rows(opened);
+        let batch = layout.format == InputFormat::Jsonl && has_batch_rows(opened, layout);
         let (size, mtime) = (metadata.len(), mtime_nanos(&metadata));
-        Ok(Self { path, name, format, size, mtime, batch })
+        Ok(Self { path, name, layout, unit, partition, size, mtime, batch })
     }
 
     /// Opens the file if its size and modification time are unchanged.

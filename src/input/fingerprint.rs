@@ -12,7 +12,7 @@ use std::{
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use super::format::InputFormat;
+use super::{PartitionColumn, format::RowLayout};
 
 /// Bytes per block of a fingerprint, which is a hash over block hashes, so that blocks can be hashed independently.
 pub(super) const BLOCK_BYTES: u64 = 16 << 20;
@@ -30,16 +30,23 @@ pub(super) fn hash_ends(file: &File, size: u64) -> io::Result<String> {
     Ok(hash_to_hex(xxh3_128(&ends)))
 }
 
+/// Returns the text by which added columns take part in hashes, which is empty without any.
+pub(super) fn describe_partition(columns: &[PartitionColumn]) -> String {
+    if columns.is_empty() { String::new() } else { format!("{columns:?}\n") }
+}
+
 fn hash_to_hex(hash: u128) -> String {
     format!("{hash:032x}")
 }
 
-/// Returns the fingerprint of several files, given each one's format and fingerprint. It includes the formats, since
-/// the same bytes read as other rows are another input.
+/// Returns the fingerprint of several files, given each one's layout, added columns and fingerprint. It includes them all,
+/// since the same bytes read as other rows are another input.
 pub(super) fn combine_fingerprints<'f>(
-    files: impl Iterator<Item = (InputFormat, &'f str)>,
+    files: impl Iterator<Item = (RowLayout, &'f [PartitionColumn], &'f str)>,
 ) -> String {
-    let each = files.map(|(format, fingerprint)| format!("{format:?} {fingerprint}\n"));
+    let each = files.map(|(layout, partition, fingerprint)| {
+        format!("{} {fingerprint}\n{}", layout.hashed_name(), describe_partition(partition))
+    });
     hash_to_hex(xxh3_128(each.collect::<String>().as_bytes()))
 }
 

@@ -1,10 +1,14 @@
-//! File formats: the format and compression of an input file, by its extension.
+//! File formats: the format of an input file by its extension, and the layout of its rows.
 //!
-//! Owns the known extensions. Which files are read is decided in `discover.rs`; decompression is in `decompress.rs`.
+//! Owns the known extensions. Which files are read is decided in `discover.rs`; what the first bytes of a file tell about
+//! it is in `sniff.rs`, decompression in `decompress.rs`.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use super::PartitionColumn;
+use crate::compression::Compression;
 
 /// Format of the rows of an input file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,10 +20,103 @@ pub(crate) enum InputFormat {
     Text,
     /// Comma-separated columns with a header.
     Csv,
-    /// Tab-separated columns with a header. Quotes work as in CSV, which is how spreadsheets and pandas write them.
+    /// Tab-separated columns with a header. Quotes are letters unless a field is properly quoted.
     Tsv,
     /// Columns of a Parquet file. The spooled copy has a JSON object per line, in which null columns are left out.
     Parquet,
+}
+
+impl InputFormat {
+    /// Whether the rows are records of a delimited text, below a header or not.
+    #[must_use]
+    pub(crate) fn is_table(self) -> bool {
+        matches!(self, Self::Csv | Self::Tsv)
+    }
+}
+
+/// Format of a whole input file, by its extension or `--input-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum FileFormat {
+    /// JSON Lines.
+    Jsonl,
+    /// A JSON list of rows, or rows one after the other. They are spooled as JSON Lines.
+    Json,
+    /// Plain text.
+    Text,
+    /// Comma-separated columns.
+    Csv,
+    /// Tab-separated columns.
+    Tsv,
+    /// Parquet.
+    Parquet,
+}
+
+impl FileFormat {
+    /// Returns the format of the rows, once the file is spooled if it needs to be.
+    #[must_use]
+    pub(crate) fn row_format(self) -> InputFormat {
+        match self {
+            Self::Jsonl | Self::Json => InputFormat::Jsonl,
+            Self::Text => InputFormat::Text,
+            Self::Csv => InputFormat::Csv,
+            Self::Tsv => InputFormat::Tsv,
+            Self::Parquet => InputFormat::Parquet,
+        }
+    }
+
+    /// Returns the most usual extension of such files.
+    pub(super) fn extension(self) -> &'static str {
+        match self {
+            Self::Jsonl => ".jsonl",
+            Self::Json => ".json",
+            Self::Text => ".txt",
+            Self::Csv => ".csv",
+            Self::Tsv => ".tsv",
+            Self::Parquet => ".parquet",
+        }
+    }
+}
+
+/// Layout of the rows of a file: their format, and how a table separates and names its columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RowLayout {
+    pub format: InputFormat,
+    /// Byte between the fields of a table.
+    pub delimiter: u8,
+    /// Whether a table's first record names its columns; otherwise their names are `1`, `2` and so on.
+    pub has_header: bool,
+}
+
+impl RowLayout {
+    /// Returns the usual layout of a format.
+    #[must_use]
+    pub(crate) fn of_format(format: InputFormat) -> Self {
+        let delimiter = if format == InputFormat::Tsv { b'\t' } else { b',' };
+        Self { format, delimiter, has_header: true }
+    }
+
+    /// Returns the text by which a layout takes part in hashes: the format's name alone for a usual layout.
+    pub(super) fn hashed_name(self) -> String {
+        let Self { format, delimiter, has_header } = self;
+        match self == Self::of_format(format) {
+            true => format!("{format:?}"),
+            false => format!("{format:?} {delimiter} {has_header}"),
+        }
+    }
+}
+
+/// What a message numbers in a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RowUnit {
+    /// Lines.
+    #[default]
+    Line,
+    /// Rows of a Parquet file.
+    Row,
+    /// Elements of a JSON list.
+    Element,
 }
 
 /// An uncompressed file of rows.
@@ -27,71 +124,44 @@ pub(crate) enum InputFormat {
 pub(crate) struct InputFile {
     /// Path of the file that is read.
     pub path: PathBuf,
-    /// Format of the rows in the file.
-    pub format: InputFormat,
+    /// Layout of the rows in the file.
+    pub layout: RowLayout,
     /// Path shown in messages: for a spooled copy, the original.
     pub name: PathBuf,
+    /// What a line of the file is in the file of that name.
+    pub unit: RowUnit,
+    /// Columns that its folders add to each row.
+    pub partition: Vec<PartitionColumn>,
 }
 
 impl InputFile {
     /// Returns an input file that is no spooled copy: its name is its path.
     #[must_use]
-    pub(crate) fn new(path: PathBuf, format: InputFormat) -> Self {
-        Self { name: path.clone(), path, format }
+    pub(crate) fn new(path: PathBuf, layout: RowLayout) -> Self {
+        Self { name: path.clone(), path, layout, unit: RowUnit::Line, partition: Vec::new() }
     }
-}
-
-/// Compression of an input file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum FileCompression {
-    /// Not compressed; rows have offsets in it.
-    Plain,
-    /// gzip, possibly of several members.
-    Gzip,
-    /// zstd, possibly of several frames.
-    Zstd,
-    /// Parquet, whose column pages are decoded to rows.
-    Parquet,
 }
 
 /// Name of standard input in messages.
 pub(crate) const STDIN_NAME: &str = "stdin";
 
-pub(super) const KNOWN_EXTENSIONS: &str = ".jsonl .txt .csv .tsv .parquet";
+/// Extensions of the known formats, for messages.
+pub(super) const KNOWN_EXTENSIONS: &str = ".jsonl .ndjson .json .txt .csv .tsv .parquet";
 
 /// Returns the format that a file's extension names, looking through `.gz` and `.zst`.
 #[must_use]
-pub(crate) fn format_of(path: &Path) -> Option<InputFormat> {
-    let unpacked = match compression_of(path) {
-        FileCompression::Plain => path.to_path_buf(),
-        FileCompression::Parquet => return Some(InputFormat::Parquet),
-        FileCompression::Gzip | FileCompression::Zstd => path.with_extension(""),
-    };
+pub(crate) fn format_of(path: &Path) -> Option<FileFormat> {
+    let (_, unpacked) = Compression::split_path(path);
     match file_extension(&unpacked).as_deref() {
-        Some("jsonl") => Some(InputFormat::Jsonl),
-        Some("txt") => Some(InputFormat::Text),
-        Some("csv") => Some(InputFormat::Csv),
-        Some("tsv") => Some(InputFormat::Tsv),
+        Some("jsonl" | "ndjson" | "jl" | "jsonlines") => Some(FileFormat::Jsonl),
+        Some("json") => Some(FileFormat::Json),
+        Some("txt") => Some(FileFormat::Text),
+        Some("csv") => Some(FileFormat::Csv),
+        Some("tsv") => Some(FileFormat::Tsv),
+        // Column pages of Parquet are compressed themselves.
+        Some("parquet") if unpacked == path => Some(FileFormat::Parquet),
         _ => None,
     }
-}
-
-/// Returns the compression that a file's extension names.
-#[must_use]
-pub(crate) fn compression_of(path: &Path) -> FileCompression {
-    match file_extension(path).as_deref() {
-        Some("gz") => FileCompression::Gzip,
-        Some("zst") => FileCompression::Zstd,
-        Some("parquet") => FileCompression::Parquet,
-        _ => FileCompression::Plain,
-    }
-}
-
-/// Whether a file must be decompressed before its rows have offsets, by its extension.
-#[must_use]
-pub(crate) fn is_compressed(path: &Path) -> bool {
-    compression_of(path) != FileCompression::Plain
 }
 
 fn file_extension(path: &Path) -> Option<String> {
@@ -105,12 +175,20 @@ mod tests {
     #[test]
     fn the_format_is_found_below_a_compression_extension() {
         let format = |name: &str| format_of(Path::new(name));
-        assert_eq!(format("x.jsonl.zst"), Some(InputFormat::Jsonl));
-        assert_eq!(format("x.tsv.GZ"), Some(InputFormat::Tsv));
-        assert_eq!(format("x.Parquet"), Some(InputFormat::Parquet));
+        assert_eq!(format("x.jsonl.zst"), Some(FileFormat::Jsonl));
+        assert_eq!(format("x.tsv.GZ"), Some(FileFormat::Tsv));
+        assert_eq!(format("x.Parquet"), Some(FileFormat::Parquet));
         assert_eq!((format("x.gz"), format("x.parquet.gz")), (None, None));
         assert_eq!(format("jsonl"), None);
-        assert!(["x.gz", "x.parquet"].map(Path::new).into_iter().all(is_compressed));
-        assert!(!is_compressed(Path::new("x.txt")));
+    }
+
+    #[test]
+    fn json_lines_have_several_extensions_and_a_json_document_its_own() {
+        let format = |name: &str| format_of(Path::new(name));
+        for name in ["x.jsonl", "x.ndjson", "x.JL", "x.jsonlines.gz"] {
+            assert_eq!(format(name), Some(FileFormat::Jsonl), "{name}");
+        }
+        assert_eq!(format("x.json.gz"), Some(FileFormat::Json));
+        assert_eq!(FileFormat::Json.row_format(), InputFormat::Jsonl);
     }
 }

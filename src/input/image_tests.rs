@@ -29,10 +29,14 @@ fn shown(prompt: &Prompt) -> (&str, Vec<&str>) {
 fn image_columns_of_every_format_are_read_in_the_order_of_their_places() {
     let rows = format!(
         concat!(
-            r#"{{"prompt":"one","a":{{"bytes":"{0}"}},"b":"http://h/b"}}"#, "\n",
-            r#"{{"prompt":"<image> is before <image>","a":null,"b":["http://h/1","http://h/2"]}}"#, "\n",
-            r#"{{"messages":[{{"role":"user","content":"no image"}}]}}"#, "\n",
-            r#"{{"prompt":"none on purpose","a":[]}}"#, "\n",
+            r#"{{"prompt":"one","a":{{"bytes":"{0}"}},"b":"http://h/b"}}"#,
+            "\n",
+            r#"{{"prompt":"<image> is before <image>","a":null,"b":["http://h/1","http://h/2"]}}"#,
+            "\n",
+            r#"{{"messages":[{{"role":"user","content":"no image"}}]}}"#,
+            "\n",
+            r#"{{"prompt":"none on purpose","a":[]}}"#,
+            "\n",
         ),
         GIF
     );
@@ -47,7 +51,10 @@ fn image_columns_of_every_format_are_read_in_the_order_of_their_places() {
 
     let table = "id,q,a,b\n1,what,http://h/a,http://h/b\n2,where,,http://h/b\n";
     let files = TestInput::new(&[("in.csv", table.as_bytes())]);
-    let rules = InputRules { bad_rows: BadRowAction::Fail, ..image_rules(&["a", "b"], Some("{{b}} {{q}} {{a}}")) };
+    let rules = InputRules {
+        bad_rows: BadRowAction::Fail,
+        ..image_rules(&["a", "b"], Some("{{b}} {{q}} {{a}}"))
+    };
     let prompts = files.read_prompts(&rules);
     let expected = [
         ("<image> what <image>", vec!["http://h/b", "http://h/a"]),
@@ -62,10 +69,22 @@ fn image_columns_of_every_format_are_read_in_the_order_of_their_places() {
 fn rows_without_their_images_are_invalid_and_unknown_columns_are_named() {
     for (text, reason) in [
         (r#"{"prompt":"x","i":null}"#, "line 1: no image in `i`"),
-        (r#"{"prompt":"<image>","i":["http://a","http://b"]}"#, "1 place for an image, but 2 images"),
-        (r#"{"messages":[{"role":"user","content":[{"type":"image"}]}],"i":[]}"#, "1 place for an image, but 0 images"),
-        (r#"{"custom_id":"1","method":"POST","url":"/v1/completions","body":{"prompt":"x"},"i":"http://a"}"#, "`url` is for texts"),
-        (r#"{"prompt":"x","image":"http://a"}"#, "--image-column i: no row has that column (columns: prompt, image)"),
+        (
+            r#"{"prompt":"<image>","i":["http://a","http://b"]}"#,
+            "1 place for an image, but 2 images",
+        ),
+        (
+            r#"{"messages":[{"role":"user","content":[{"type":"image"}]}],"i":[]}"#,
+            "1 place for an image, but 0 images",
+        ),
+        (
+            r#"{"custom_id":"1","method":"POST","url":"/v1/completions","body":{"prompt":"x"},"i":"http://a"}"#,
+            "`url` is for texts",
+        ),
+        (
+            r#"{"prompt":"x","image":"http://a"}"#,
+            "--image-column i: no row has that column (columns: prompt, image)",
+        ),
     ] {
         let error = scan_error("in.jsonl", text, &image_rules(&["i"], None));
         assert!(error.contains(reason), "{text}: {error}");
@@ -78,7 +97,10 @@ fn rows_without_their_images_are_invalid_and_unknown_columns_are_named() {
 
 #[test]
 fn paths_are_relative_to_the_input_file_and_a_missing_file_fails_its_prompt_alone() {
-    let files = TestInput::new(&[("in.jsonl", b"{\"prompt\":\"x\",\"i\":\"a.gif\"}\n{\"prompt\":\"y\",\"i\":\"b.gif\"}\n")]);
+    let files = TestInput::new(&[(
+        "in.jsonl",
+        b"{\"prompt\":\"x\",\"i\":\"a.gif\"}\n{\"prompt\":\"y\",\"i\":\"b.gif\"}\n",
+    )]);
     fs::write(files.folder.path().join("a.gif"), b"GIF89a\x01\0\x01\0\0\0\0;").unwrap();
     let prompts = files.read_prompts(&image_rules(&["i"], None));
     assert_eq!(prompts[0].images[0].url(), format!("data:image/gif;base64,{GIF}"));

@@ -3,12 +3,12 @@
 //! Owns reading rows by offset. The scan has validated the rows, so any error here means that the file is not the one
 //! that was scanned. When leases arrive and which rank gets them is `job/dispatch`'s.
 
-use std::{collections::VecDeque, io::Take};
+use std::{collections::VecDeque, io::Take, sync::Arc};
 
 use super::{
     BadRowAction, InputError, InputRules, InputSource, RowLease, RowRange,
     lease::{ByteSource, source_file},
-    records::{RecordError, RecordReader},
+    records::RecordReader,
     row::{RowParser, template::PromptTemplate},
     scan::row_hashes::RowHasher,
 };
@@ -24,11 +24,37 @@ pub(crate) struct PromptReader<L> {
     hashers: Vec<RowHasher>,
     template: Result<Option<PromptTemplate>, String>,
     rules: InputRules,
+    models: ModelNames,
     leases: Option<L>,
     ranges: VecDeque<RowRange>,
     current: Option<OpenRange>,
     /// The file opened last: the next range is likely to lie in it.
     last_open: Option<(u32, ByteSource)>,
+}
+
+/// The names of the models that rows name, each allocated once.
+struct ModelNames {
+    names: Vec<Arc<str>>,
+    /// Position of the name that was shared last: neighbouring rows often name the same model.
+    last: usize,
+}
+
+impl ModelNames {
+    fn new(names: &[String]) -> Self {
+        Self { names: names.iter().map(|name| name.as_str().into()).collect(), last: 0 }
+    }
+
+    /// Returns the name of a row's model; none if the models of rows are ignored.
+    fn share_name(&mut self, name: Option<&str>) -> Option<Arc<str>> {
+        let name = name.filter(|_| !self.names.is_empty())?;
+        if self.names.get(self.last).is_none_or(|last| **last != *name) {
+            match self.names.iter().position(|known| **known == *name) {
+                Some(position) => self.last = position,
+                None => return Some(name.into()),
+            }
+        }
+        self.names.get(self.last).map(Arc::clone)
+    }
 }
 
 struct OpenRange {
@@ -46,6 +72,7 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             hashers: source.files.iter().map(RowHasher::for_file).collect(),
             template: rules.parse_template(),
             rules: rules.clone(),
+            models: ModelNames::new(&source.models),
             leases: Some(leases),
             ranges: VecDeque::new(),
             current: None,
@@ -100,7 +127,8 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             .unwrap_or(READ_BUFFER_BYTES)
             .saturating_add(1)
             .min(READ_BUFFER_BYTES);
-        let records = RecordReader::new(bytes, range.offset, file.format, buffer);
+        let records = RecordReader::new(bytes, range.offset, file.layout, buffer)
+            .with_fields(file.columns.len());
         Ok(OpenRange { range, records, rows_read: 0 })
     }
 
@@ -112,8 +140,9 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
         let template =
             self.template.as_ref().map_err(|reason| InputError::InvalidTemplate(reason.clone()))?;
         let parser = RowParser {
-            format: file.format,
+            layout: file.layout,
             columns: &file.columns,
+            partition: &file.partition,
             template: template.as_ref(),
             rules: &self.rules,
             batch_file: file.batch,
@@ -122,8 +151,8 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
             let record = match open.records.next_record() {
                 Ok(Some(record)) => record,
                 Ok(None) if open.rows_read == open.range.rows => return Ok(None),
-                Ok(None) | Err(RecordError::TooLong(_)) => return Err(changed()),
-                Err(RecordError::Io(source)) => {
+                Ok(None) => return Err(changed()),
+                Err(source) => {
                     let path = file.path.clone();
                     return Err(InputError::Io { action: "cannot read", path, source });
                 }
@@ -139,7 +168,8 @@ impl<L: Iterator<Item = RowLease>> PromptReader<L> {
                     let hash = hasher.map_or(RowHash::UNKNOWN, |hasher| {
                         hasher.hash_record(&record, row.id.is_some())
                     });
-                    return Ok(Some(row.into_prompt(index, hash, &file.folder)));
+                    let model = self.models.share_name(row.options.model.as_deref());
+                    return Ok(Some(row.into_prompt(index, hash, model, &file.folder)));
                 }
                 Err(_) if self.rules.bad_rows == BadRowAction::Fail => {}
                 Err(_) => return Err(changed()),

@@ -11,11 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    InputError,
-    fingerprint::hash_ends,
-    format::{FileCompression, InputFormat},
-};
+use super::{InputError, PartitionColumn, fingerprint::hash_ends, format::RowLayout};
 
 /// The scanned input, as it is broadcast to all ranks and kept in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +33,10 @@ pub(crate) struct InputSource {
     pub openai_batch: bool,
     /// Size of the longest row in bytes.
     pub longest_row: u64,
+    /// The models that rows name, in the order of their first rows; none if they are ignored.
+    pub models: Vec<String>,
+    /// Whether a row names no model, or the models of rows are ignored.
+    pub any_unnamed: bool,
 }
 
 impl InputSource {
@@ -54,6 +54,8 @@ impl InputSource {
             any_token_ids,
             openai_batch,
             longest_row: 0,
+            models: Vec::new(),
+            any_unnamed: false,
         }
     }
 }
@@ -70,10 +72,10 @@ pub(crate) struct SourceFile {
     pub size: u64,
     /// Modification time in nanoseconds since 1970.
     pub mtime: i64,
-    /// Format of the rows in the file.
-    pub format: InputFormat,
-    /// Compression of the file. Scanned files are plain.
-    pub packing: FileCompression,
+    /// Layout of the rows in the file.
+    pub layout: RowLayout,
+    /// Columns that its folders add to each row.
+    pub partition: Vec<PartitionColumn>,
     /// Hash of the file's contents, in hex.
     pub fingerprint: String,
     /// Hash of the first and last 64 KiB, in hex.
@@ -82,7 +84,7 @@ pub(crate) struct SourceFile {
     pub rows: u64,
     /// Index of the file's first row.
     pub first: u64,
-    /// Column names of a table's header.
+    /// Column names of a table.
     pub columns: Vec<String>,
     /// Whether the file is an OpenAI batch file, in which other rows are invalid.
     #[serde(default)]

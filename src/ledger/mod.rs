@@ -197,6 +197,11 @@ impl Ledger {
         self.update_rank(rank, |entry| entry.has_finished = true);
     }
 
+    /// Counts a rank as one that works, which [`Ledger::deregister_rank`] has removed.
+    pub fn register_rank(&mut self, rank: usize) {
+        self.update_rank(rank, |entry| entry.has_finished = false);
+    }
+
     /// Settles places for which a rank has written outcomes, whether they were leased to it or not. Returns the other
     /// ranks that hold one of them.
     pub fn settle_places(

@@ -29,6 +29,38 @@ impl WorkOrder {
         Self::InputOrder(starts, places)
     }
 
+    /// Splits the order into this many, each with the rows of one group in the same order.
+    #[must_use]
+    pub(crate) fn split_into(
+        self,
+        groups: usize,
+        group_of: impl Fn(u64) -> usize + Copy,
+    ) -> Vec<Self> {
+        if self.iter_rows().all(|row| u32::try_from(row).is_ok()) {
+            let mut split = vec![Vec::new(); groups];
+            for row in self.iter_rows() {
+                if let (Some(group), Ok(row)) = (split.get_mut(group_of(row)), u32::try_from(row)) {
+                    group.push(row);
+                }
+            }
+            return split.into_iter().map(Self::Sorted).collect();
+        }
+        let of_group = |group| self.iter_rows().filter(move |&row| group_of(row) == group);
+        (0..groups).map(|group| Self::from_runs(of_group(group).map(|row| row..row + 1))).collect()
+    }
+
+    fn iter_rows(&self) -> Box<dyn Iterator<Item = u64> + '_> {
+        match self {
+            Self::Sorted(rows) => Box::new(rows.iter().map(|&row| u64::from(row))),
+            Self::InputOrder(starts, places) => {
+                let ends = starts.iter().skip(1).map(|&(place, _)| place).chain([*places]);
+                Box::new(
+                    starts.iter().zip(ends).flat_map(|(&(place, row), end)| row..row + end - place),
+                )
+            }
+        }
+    }
+
     /// Returns the number of places.
     #[must_use]
     pub(crate) fn place_count(&self) -> u64 {
@@ -93,6 +125,13 @@ mod tests {
             prop_assert_eq!(in_order.place_count(), all.len() as u64);
             let to = (from + len).min(all.len() as u64);
             let wanted = &all[(from.min(to)) as usize..to as usize];
+            for order in [in_order.clone(), sorted.clone()] {
+                for (group, part) in order.split_into(2, |row| (row % 2) as usize).iter().enumerate() {
+                    let rows: Vec<u64> = part.rows_at(0..part.place_count()).into_iter().flatten().collect();
+                    let of_group: Vec<u64> = all.iter().copied().filter(|row| row % 2 == group as u64).collect();
+                    prop_assert_eq!(rows, of_group);
+                }
+            }
             for order in [in_order, sorted] {
                 let rows: Vec<u64> = order.rows_at(from..from + len).into_iter().flatten().collect();
                 prop_assert_eq!(&rows, wanted);

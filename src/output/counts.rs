@@ -25,6 +25,13 @@ impl PromptCounts {
         let open = submitted.saturating_sub(answered + failed);
         Self { submitted, answered, failed, open, flaws: FlawCounts::default() }
     }
+
+    /// Returns the counts with this number of failed prompts counted as open, because they are sent again.
+    #[must_use]
+    pub(crate) fn with_resent(&self, resent: u64) -> Self {
+        let failed = self.failed.saturating_sub(resent);
+        Self { flaws: self.flaws, ..Self::new(self.submitted, self.answered, failed) }
+    }
 }
 
 /// A lost rank.

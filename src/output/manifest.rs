@@ -45,12 +45,18 @@ pub(crate) struct Manifest {
     /// Format of the gathered answers.
     #[serde(default)]
     pub format: AnswerFormat,
+    /// Number of failed prompts of earlier sessions that the latest session sends again; 0 once it has ended.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resent: u64,
     pub rows: u64,
     /// Settings that affect answers. A run resumes only with the same values, or with `--accept-changes`.
     #[serde(alias = "deciding")]
     pub answer_settings: BTreeMap<String, Value>,
-    /// Model, once it is selected.
+    /// The job's own model, once it is selected.
     pub model: Option<String>,
+    /// All models of the job, if rows name others than its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// Route of text prompts, once it is selected.
     pub api: Option<String>,
     pub settings: Value,
@@ -134,8 +140,44 @@ pub(crate) struct ReduceProgress {
     pub level: u32,
     /// True at the end if the root has a text.
     pub text: bool,
-    /// Leaves missing in the text, at the end.
+    /// What of the leaves is missing in the text, at the end.
+    #[serde(flatten)]
+    pub loss: TreeLoss,
+    /// True if truncated leaves do not count as a failure (`--allow-truncation`).
+    #[serde(default)]
+    pub allows_truncation: bool,
+}
+
+/// What of the leaves a reduced text does not cover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TreeLoss {
+    /// Leaves missing in the text.
     pub missing: u64,
+    /// Leaves of which a part was left out, because their text or one above it was truncated.
+    #[serde(default)]
+    pub cut: u64,
+    /// Length of the texts of all groups, in bytes.
+    #[serde(default)]
+    pub text_bytes: u64,
+    /// Bytes of them that were left out.
+    #[serde(default)]
+    pub left_out_bytes: u64,
+}
+
+impl ReduceProgress {
+    /// Returns whether the text is there and covers all leaves.
+    #[must_use]
+    pub(crate) fn is_complete(&self) -> bool {
+        self.text && self.loss.missing == 0 && (self.loss.cut == 0 || self.allows_truncation)
+    }
+}
+
+impl TreeLoss {
+    /// Returns the share of the texts that was left out, from 0 to 1.
+    #[must_use]
+    pub(crate) fn left_out_share(&self) -> f64 {
+        self.left_out_bytes as f64 / self.text_bytes.max(1) as f64
+    }
 }
 
 /// State of a run as written by its latest session.
@@ -203,6 +245,8 @@ impl Manifest {
             fingerprint: fingerprint.into(),
             output: output.into(),
             format: AnswerFormat::Jsonl,
+            models: Vec::new(),
+            resent: 0,
             rows,
             answer_settings: BTreeMap::new(),
             model: None,
@@ -350,6 +394,11 @@ fn read_origins<'de, D: Deserializer<'de>>(
         StoredOrigin::Tagged(origin) => origin.to_string(),
     };
     Ok(stored.into_iter().map(|(key, origin)| (key, text(origin))).collect())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn new_id() -> String {

@@ -27,7 +27,7 @@ pub(crate) use format::AnswerFormat;
 pub(crate) use heartbeat::{Heartbeat, RunActivity};
 pub(crate) use history::StartRecord;
 pub(crate) use manifest::{
-    InputChange, Manifest, ReduceProgress, RunChange, RunPhase, RunState, unix_seconds,
+    InputChange, Manifest, ReduceProgress, RunChange, RunPhase, RunState, TreeLoss, unix_seconds,
 };
 pub(crate) use openai_batch::RunIdentity;
 pub(crate) use output_file::OutputFile;

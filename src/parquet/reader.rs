@@ -58,11 +58,7 @@ impl ParquetReader {
     ///
     /// # Errors
     /// A file that cannot be read, or is not a Parquet file.
-    pub fn open(
-        path: &Path,
-        needed: impl Fn(&str) -> bool,
-        images: &[String],
-    ) -> io::Result<Self> {
+    pub fn open(path: &Path, needed: impl Fn(&str) -> bool, images: &[String]) -> io::Result<Self> {
         catch_panics(|| Self::open_uncaught(path, needed, images))
     }
 
@@ -75,11 +71,10 @@ impl ParquetReader {
         let metadata =
             ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(invalid_data)?;
         let fields = metadata.schema().fields();
-        let (kept, dropped): (Vec<usize>, Vec<usize>) = (0..fields.len())
-            .partition(|&at| {
-                let field = &fields[at];
-                needed(field.name()) || images.contains(field.name()) || has_json_form(field)
-            });
+        let (kept, dropped): (Vec<usize>, Vec<usize>) = (0..fields.len()).partition(|&at| {
+            let field = &fields[at];
+            needed(field.name()) || images.contains(field.name()) || has_json_form(field)
+        });
         let (mut utc, mut text, mut dates) = (Vec::new(), Vec::new(), Vec::new());
         for field in kept.iter().map(|&at| &fields[at]) {
             let encoded = match images.contains(field.name()) {
@@ -183,7 +178,8 @@ fn invalid_data(error: impl std::error::Error + Send + Sync + 'static) -> io::Er
 /// UTF-8.
 fn cast_batch(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch> {
     let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let cast = |(column, field): (&ArrayRef, &FieldRef)| match field.data_type() {
+    let cast = |(column, field): (&ArrayRef, &FieldRef)| {
+        match field.data_type() {
         same if same == column.data_type() => Ok(column.clone()),
         other => cast_with_options(column, other, &strict).or_else(|error| {
             if column.data_type().is_temporal() && *other == DataType::Utf8 {
@@ -198,6 +194,7 @@ fn cast_batch(batch: &RecordBatch, schema: &SchemaRef) -> io::Result<RecordBatch
             // Not `InvalidData`, which stands for a damaged file.
             Err(io::Error::new(io::ErrorKind::Unsupported, message))
         }),
+    }
     };
     let columns = batch.columns().iter().zip(schema.fields()).map(cast);
     let columns = columns.collect::<Result<_, _>>()?;
@@ -297,7 +294,10 @@ mod tests {
         let error = read_text(ParquetReader::open(bad.path(), |name| name == "prompt", &[]))
             .expect_err("no UTF-8");
         assert!(error.contains("column `prompt` is binary and not UTF-8"), "{error}");
-        assert_eq!(read_text(ParquetReader::open(bad.path(), |_| false, &[])).expect("rows"), "{}\n");
+        assert_eq!(
+            read_text(ParquetReader::open(bad.path(), |_| false, &[])).expect("rows"),
+            "{}\n"
+        );
     }
 
     #[test]
@@ -308,8 +308,11 @@ mod tests {
         let paths: ArrayRef = Arc::new(StringArray::from(vec![Some("x.gif"), None, None, None]));
         let fields = ["bytes", "path"].map(String::from);
         let types = [DataType::Binary, DataType::Utf8];
-        let fields: Fields =
-            fields.into_iter().zip(types).map(|(name, kind)| Field::new(name, kind, true)).collect();
+        let fields: Fields = fields
+            .into_iter()
+            .zip(types)
+            .map(|(name, kind)| Field::new(name, kind, true))
+            .collect();
         let structs = arrow_array::StructArray::new(fields, vec![bytes.clone(), paths], None);
         let mut lists = ListBuilder::new(arrow_array::builder::BinaryBuilder::new());
         for _ in 0..4 {

@@ -1,8 +1,8 @@
 //! The token budget of a group's answer, and the truncation of groups that do not fit the model's context.
 //!
-//! **Budget.** The answer's limit is `--max-tokens-aggregation`, or else what the group needs: the tokens of its texts
-//! plus [`EXTRA_ANSWER_TOKENS`], and at least twice a leaf's limit. In both cases it is at most half of the context,
-//! since the other half is for the texts.
+//! **Budget.** The answer's limit is `--max-tokens-aggregation`, but at most half of the context. Without that option it
+//! is what the group needs, the tokens of its texts plus [`EXTRA_ANSWER_TOKENS`] and at least twice a leaf's limit, but
+//! at most a quarter of the context: a small context is for the texts first.
 //!
 //! **Truncation.** The texts share the context less the answer's budget, the buffer and the template. If they need
 //! more, each gets a fair share: texts below an even share stay whole, and the space they leave is divided evenly among
@@ -57,7 +57,8 @@ impl TokenBudget {
         let Some(context) = self.context_tokens else {
             return GroupLimits { max_tokens, max_text_bytes: None };
         };
-        let max_tokens = max_tokens.min(context / 2).max(1);
+        let most = if self.fixed_tokens.is_some() { context / 2 } else { context / 4 };
+        let max_tokens = max_tokens.min(most).max(1);
         let room = context.saturating_sub(max_tokens).saturating_sub(self.buffer);
         let room = room.saturating_mul(BYTES_PER_TOKEN).saturating_sub(around);
         GroupLimits { max_tokens, max_text_bytes: (all > room).then(|| fair_share(lengths, room)) }
@@ -79,11 +80,12 @@ fn fair_share(lengths: &[u64], room: u64) -> u64 {
     u64::MAX
 }
 
-/// Truncates a text to `longest` bytes, including a note of the bytes left out, and returns whether it was longer.
-pub(super) fn truncate_text(text: &mut String, longest: u64) -> bool {
+/// Truncates a text to `longest` bytes, including a note of the bytes left out. Returns the bytes left out, 0 for a text
+/// that is not longer.
+pub(super) fn truncate_text(text: &mut String, longest: u64) -> u64 {
     let length = text.len() as u64;
     if length <= longest {
-        return false;
+        return 0;
     }
     let mut keep = usize::try_from(longest.saturating_sub(CUT_NOTE_BYTES))
         .unwrap_or(usize::MAX)
@@ -94,7 +96,7 @@ pub(super) fn truncate_text(text: &mut String, longest: u64) -> bool {
     text.truncate(keep);
     let left_out = length - text.len() as u64;
     text.push_str(&format!("\n[truncated: {left_out} of {length} bytes left out]"));
-    true
+    left_out
 }
 
 #[cfg(test)]
@@ -106,14 +108,14 @@ mod tests {
         TokenBudget { fixed_tokens: None, leaf_tokens: 512, context_tokens: None, buffer: 512 };
 
     #[test]
-    fn an_answer_gets_the_users_limit_or_its_groups_need_and_at_most_half_the_context() {
+    fn an_answer_gets_the_users_limit_or_its_groups_need_and_a_part_of_the_context_at_most() {
         let max_tokens =
             |budget: TokenBudget, lengths: &[u64]| budget.fit_group(lengths, 100).max_tokens;
         assert_eq!(max_tokens(BUDGET, &[30, 30]), 1024, "twice a leaf's");
         assert_eq!(max_tokens(BUDGET, &[3_000, 6_000]), 3_512, "its texts' tokens and 512");
         assert_eq!(max_tokens(TokenBudget { fixed_tokens: Some(7), ..BUDGET }, &[3_000, 6_000]), 7);
         let small = TokenBudget { context_tokens: Some(4_096), ..BUDGET };
-        assert_eq!(max_tokens(small, &[3_000, 6_000]), 2_048);
+        assert_eq!(max_tokens(small, &[3_000, 6_000]), 1_024, "a quarter of the context");
         assert_eq!(max_tokens(TokenBudget { fixed_tokens: Some(4_000), ..small }, &[30]), 2_048);
     }
 
@@ -128,11 +130,11 @@ mod tests {
     #[test]
     fn texts_are_truncated_between_characters_with_a_note() {
         let mut text = "é".repeat(100);
-        assert!(!truncate_text(&mut text, 200));
-        assert!(truncate_text(&mut text, 67));
+        assert_eq!(truncate_text(&mut text, 200), 0);
+        assert_eq!(truncate_text(&mut text, 67), 198);
         assert_eq!(text, "é\n[truncated: 198 of 200 bytes left out]");
         let mut text = "abc".to_owned();
-        assert!(truncate_text(&mut text, 0), "even without any space");
+        assert_eq!(truncate_text(&mut text, 0), 3, "even without any space");
         assert_eq!(text, "\n[truncated: 3 of 3 bytes left out]");
     }
 
@@ -143,13 +145,13 @@ mod tests {
         ) {
             let budget = TokenBudget { context_tokens: Some(context), ..BUDGET };
             let fit = budget.fit_group(&lengths, around);
-            prop_assert!(fit.max_tokens <= context / 2);
+            prop_assert!(fit.max_tokens <= context / 4);
             let room = (context - fit.max_tokens - 512) * BYTES_PER_TOKEN - around;
             let mut sum = 0;
             for &length in &lengths {
                 let mut text = "x".repeat(length as usize);
                 let longest = fit.max_text_bytes.unwrap_or(u64::MAX);
-                prop_assert_eq!(truncate_text(&mut text, longest), length > longest);
+                prop_assert_eq!(truncate_text(&mut text, longest) > 0, length > longest);
                 prop_assert!(longest < CUT_NOTE_BYTES || text.len() as u64 <= longest);
                 sum += text.len() as u64;
             }

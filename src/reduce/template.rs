@@ -28,7 +28,8 @@ pub(crate) struct ReducePrompt {
     pub prompt: String,
     /// Answer limit in tokens.
     pub max_tokens: u64,
-    pub truncated_texts: u64,
+    /// Bytes that are left out of each text.
+    pub left_out: Vec<u64>,
 }
 
 impl ReduceTemplate {
@@ -68,10 +69,8 @@ impl ReduceTemplate {
         let lengths: Vec<u64> = texts.iter().map(|text| text.len() as u64).collect();
         let between = TEXT_SEPARATOR.len() as u64 * (texts.len() as u64).saturating_sub(1);
         let fit = budget.fit_group(&lengths, self.overhead_bytes + between);
-        let truncated = texts
-            .iter_mut()
-            .map(|text| fit.max_text_bytes.is_some_and(|longest| truncate_text(text, longest)));
-        let truncated_texts = truncated.filter(|&is_truncated| is_truncated).count() as u64;
+        let truncate = |text| fit.max_text_bytes.map_or(0, |longest| truncate_text(text, longest));
+        let left_out: Vec<u64> = texts.iter_mut().map(truncate).collect();
         let (texts, level) = (texts.join(TEXT_SEPARATOR), level.to_string());
         let value = |name: &str| {
             Ok(Some(Cow::Borrowed(if name == RESPONSES_PLACEHOLDER {
@@ -82,7 +81,7 @@ impl ReduceTemplate {
         };
         // Rendering cannot fail: `parse` has checked the names.
         let prompt = self.template.render(value).unwrap_or_default();
-        ReducePrompt { prompt, max_tokens: fit.max_tokens, truncated_texts }
+        ReducePrompt { prompt, max_tokens: fit.max_tokens, left_out }
     }
 }
 
@@ -114,7 +113,7 @@ mod tests {
             rendered.prompt,
             "2: {level} {{level}}\n---\n{{responses}} {responses} ({level})"
         );
-        assert_eq!((rendered.max_tokens, rendered.truncated_texts), (9, 0));
+        assert_eq!((rendered.max_tokens, rendered.left_out), (9, vec![0, 0]));
     }
 
     #[test]
@@ -139,6 +138,10 @@ mod tests {
         assert!(rendered.prompt.len() <= 1_891 * 3 && rendered.prompt.len() > 1_891 * 3 - 64);
         assert!(rendered.prompt.starts_with("short\n---\nxxx"));
         assert!(rendered.prompt.ends_with("of 9000 bytes left out]"), "{}", rendered.prompt);
-        assert_eq!(rendered.truncated_texts, 1);
+        assert!(
+            rendered.left_out[0] == 0 && rendered.left_out[1] > 3_000,
+            "{:?}",
+            rendered.left_out
+        );
     }
 }

@@ -10,10 +10,11 @@ use serde::Serialize;
 use super::distribution::{
     DistributionSummary, FailureSummary, active_seconds, failure_summaries, summarize_distribution,
 };
+use super::format::{format_count, format_percent};
 use crate::{
     domain::{FlawCounts, Merge, Tally},
     metrics::AnswerStats,
-    output::{Manifest, PromptCounts, ReduceProgress, RunSample, StartTimeline},
+    output::{Manifest, PromptCounts, ReduceProgress, RunSample, StartTimeline, TreeLoss},
 };
 
 /// Inputs of a reduce's summary, above the leaves.
@@ -77,8 +78,11 @@ pub(crate) struct ReduceSummary {
     pub fan_in: u64,
     /// True if the root has a text.
     pub text: bool,
-    /// Leaves missing in the text; 0 until the tree is complete.
-    pub missing: u64,
+    /// What of the leaves is missing in the text; 0 until the tree is complete.
+    #[serde(flatten)]
+    pub loss: TreeLoss,
+    /// Share of the texts that was left out, from 0 to 1.
+    pub left_out_share: f64,
     /// Counts over all passes that were started.
     pub counts: PromptCounts,
     /// Seconds of all passes and of building their prompts.
@@ -130,6 +134,20 @@ pub(crate) struct LevelSummary {
     pub latency_s: DistributionSummary,
     /// Failures of its prompts by kind, as in the run's summary.
     pub failures: BTreeMap<String, FailureSummary>,
+}
+
+/// Describes how much of the leaves was left out of prompts; `None` if nothing was.
+#[must_use]
+pub(crate) fn truncation_text(loss: &TreeLoss, leaves: u64) -> Option<String> {
+    (loss.cut > 0).then(|| {
+        format!(
+            "{} of {} {} truncated to fit the model's context ({} of the text left out)",
+            format_count(loss.cut),
+            format_count(leaves),
+            if leaves == 1 { "leaf was" } else { "leaves were" },
+            format_percent(loss.left_out_share())
+        )
+    })
 }
 
 impl LevelSummary {
@@ -205,7 +223,8 @@ impl ReduceSummary {
         Self {
             fan_in: source.fan_in,
             text: source.progress.text,
-            missing: source.progress.missing,
+            loss: source.progress.loss,
+            left_out_share: source.progress.loss.left_out_share(),
             counts: PromptCounts { flaws, ..counts },
             active_s: seconds,
             requests: sum(|it| it.requests),

@@ -60,6 +60,9 @@ pub(crate) struct RunSummary {
     pub state: RunPhase,
     /// Model, as in the manifest.
     pub model: Option<String>,
+    /// All models, as in the manifest: left out if there is one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
     /// Route of text prompts, as in the manifest.
     pub api: Option<String>,
     /// Counts, as in the manifest.
@@ -225,6 +228,7 @@ impl RunSummary {
             input: manifest.input.clone(),
             state: run_phase(manifest, is_active),
             model: manifest.model.clone(),
+            models: manifest.models.clone(),
             api: manifest.api.clone(),
             counts: manifest.counts.clone(),
             // A manifest of an older version has no records, only the sum; a killed session is only in the records.

@@ -149,6 +149,16 @@ impl Settings {
             let message = "--chat-template is empty: pass auto, none or a file";
             return Err(Violation::new(&["chat-template"], message));
         }
+        let columns =
+            [(&self.prompt_column, "prompt-column"), (&self.messages_column, "messages-column")];
+        if let Some((_, key)) = columns.iter().find(|(column, _)| column.is_some())
+            && self.template.is_some()
+        {
+            let message = format!(
+                "--template and --{key} both say what the prompt is\nhint: name the column in the template, as {{{{NAME}}}}"
+            );
+            return Err(Violation::new(&["template", key], message));
+        }
         if self.timeout.to_duration().is_zero() {
             return Err(Violation::new(&["timeout"], "--timeout 0: must be above 0"));
         }

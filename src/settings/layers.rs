@@ -512,6 +512,7 @@ mod tests {
             &[("base-port", "65000"), ("endpoints-per-node", "1000")],
             &[("tag", "role=chat")],
             &[("hostfile", "f"), ("tag", "role")],
+            &[("template", "{{a}}"), ("messages-column", "b")],
         ] {
             assert!(
                 matches!(

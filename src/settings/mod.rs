@@ -29,9 +29,9 @@ pub(crate) use secret::ApiKey;
 pub(crate) use serve::{ServeLayout, is_secret_name};
 pub(crate) use times::{UtcTimestamp, Walltime};
 pub(crate) use values::{
-    ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, DuplicateIdPolicy, ExtraBody, GatherMode,
-    HumanDuration, LogFormat, OutputFormat, ProgressStyle, RemoteEndpointPolicy, ResumePolicy,
-    TokenLimit, UnknownFieldPolicy, UsageMode,
+    ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, CsvDelimiter, DuplicateIdPolicy, ExtraBody,
+    GatherMode, HeaderMode, HumanDuration, LogFormat, OutputFormat, ProgressStyle,
+    RemoteEndpointPolicy, ResumePolicy, SourceFormat, TokenLimit, UnknownFieldPolicy, UsageMode,
 };
 
 use serde::{Deserialize, Serialize};
@@ -110,6 +110,8 @@ pub(crate) struct Settings {
     pub fan_in: u64,
     /// Answer limit of a group of a reduce, in tokens; default: by the group's texts.
     pub max_tokens_aggregation: Option<u64>,
+    /// Truncated texts of a reduce are no failure.
+    pub allow_truncation: bool,
     /// First message of conversations, or `@` and the name of a file with it.
     pub system: Option<String>,
     /// Answer limit of rows without their own.
@@ -156,6 +158,14 @@ pub(crate) struct Settings {
     pub timeout_per_sequence: HumanDuration,
     /// Attempts per prompt in all.
     pub retries: u32,
+    /// Format of inputs whose extension does not tell it; default: JSON lines for standard input.
+    pub input_format: Option<SourceFormat>,
+    /// Character between the fields of CSV.
+    pub csv_delimiter: CsvDelimiter,
+    /// Whether tables begin with a line of column names.
+    pub csv_header: HeaderMode,
+    /// Encoding of text: `auto` or a name.
+    pub encoding: String,
     /// Treatment of invalid rows.
     pub bad_rows: BadRowPolicy,
     /// Treatment of rows with the same id.
@@ -219,6 +229,7 @@ impl Default for Settings {
             reduce_template: None,
             fan_in: 50,
             max_tokens_aggregation: None,
+            allow_truncation: false,
             system: None,
             max_tokens: TokenLimit::Auto,
             temperature: None,
@@ -242,6 +253,10 @@ impl Default for Settings {
             timeout: HumanDuration::from_secs(300),
             timeout_per_sequence: HumanDuration::from_secs(60),
             retries: 3,
+            input_format: None,
+            csv_delimiter: CsvDelimiter::Auto,
+            csv_header: HeaderMode::Auto,
+            encoding: "auto".into(),
             bad_rows: BadRowPolicy::Stop,
             duplicate_ids: DuplicateIdPolicy::Refuse,
             unknown_fields: UnknownFieldPolicy::Warn,

@@ -329,6 +329,51 @@ impl<'de> Deserialize<'de> for CountOrPercent {
     }
 }
 
+/// Character between the fields of CSV: `auto`, or one ASCII character, a tab also as `tab` or `\t`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CsvDelimiter {
+    /// Recognised by the first rows.
+    Auto,
+    Byte(u8),
+}
+
+impl FromStr for CsvDelimiter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.as_bytes()) {
+            ("auto", _) => Ok(Self::Auto),
+            ("tab" | "\\t", _) => Ok(Self::Byte(b'\t')),
+            (_, &[byte]) if byte.is_ascii() && !matches!(byte, b'"' | b'\n' | b'\r' | 0) => {
+                Ok(Self::Byte(byte))
+            }
+            _ => Err("expected auto, tab, or one ASCII character that is no quote".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for CsvDelimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Byte(b'\t') => f.write_str("tab"),
+            Self::Byte(byte) => write!(f, "{}", char::from(*byte)),
+        }
+    }
+}
+
+impl Serialize for CsvDelimiter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CsvDelimiter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 /// Additional request parameters as a JSON object: `{"repetition_penalty": 1.1}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExtraBody(pub RequestParams);
@@ -430,6 +475,32 @@ words! {
         Completions,
         /// Chat completions.
         Chat,
+    }
+}
+
+words! {
+    /// Format of inputs whose extension does not tell it.
+    SourceFormat {
+        /// JSON lines.
+        Jsonl,
+        /// One JSON list.
+        Json,
+        /// A prompt per line.
+        Txt,
+        Csv,
+        Tsv,
+        Parquet,
+    }
+}
+
+words! {
+    /// Whether tables begin with a line of column names.
+    HeaderMode {
+        /// They do, like `yes`; a first line that looks like data is mentioned in errors.
+        Auto,
+        Yes,
+        /// They begin with a row.
+        No,
     }
 }
 

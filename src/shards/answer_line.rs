@@ -139,7 +139,7 @@ pub(crate) fn write_answer_line(
             .then(|| choices.iter().map(|choice| choice.text.as_str()).collect()),
         reasoning: first.and_then(|choice| choice.reasoning.as_deref()),
         choices: (choices.len() > 1).then_some(ChoiceList(choices)),
-        model: replied_model.unwrap_or(&style.model),
+        model: replied_model.or(prompt.model.as_deref()).unwrap_or(&style.model),
         success,
         error,
         finish_reason: first.and_then(|choice| choice.finish_reason.as_deref()),
@@ -223,6 +223,7 @@ pub(super) mod tests {
             input: PromptInput::Text("say \"hi\"\n".into()),
             images: Vec::new(),
             params: RequestParams::default(),
+            model: None,
             route: None,
             priority: 0,
             row: None,
@@ -274,7 +275,9 @@ pub(super) mod tests {
     #[test]
     fn an_invalid_answer_keeps_its_raw_text_beside_the_reason() {
         let mut result = prompt_result(2, Err(FailureKind::Invalid));
-        let Outcome::Answered(raw) = prompt_result(2, Ok("{\"n\": ")).outcome else { unreachable!() };
+        let Outcome::Answered(raw) = prompt_result(2, Ok("{\"n\": ")).outcome else {
+            unreachable!()
+        };
         result.invalid = Some(Box::new(InvalidAnswers {
             count: 3,
             completion_tokens: 9,

@@ -140,7 +140,10 @@ fn parse_host_port(word: &str) -> Result<(String, Option<u16>), String> {
             Some(port) => Some(parse_port(port)?),
             None if rest.is_empty() => None,
             None => {
-                return Err(format!("expected :PORT after the bracket, found {}", quote_word(rest)));
+                return Err(format!(
+                    "expected :PORT after the bracket, found {}",
+                    quote_word(rest)
+                ));
             }
         };
         return Ok((address.to_string(), port));

@@ -1,8 +1,8 @@
 //! Validation of answers: against a JSON schema (`--schema`) and a regular expression (`--check`). Pure.
 //!
-//! Owns the compiled rules, and the words in which an answer is told to be invalid: those reasons are sent to the model
-//! and written into failed answers, so they are short and bounded. A schema is whole in its file: a reference to another
-//! document is an error, and nothing is ever fetched. What follows from an invalid answer is decided in
+//! Owns the compiled rules, and the reasons for which an answer is invalid. Reasons are sent to the model and written
+//! into failed answers, so they are short and bounded. A schema is whole in its file: a reference to another document
+//! is an error, and nothing is ever fetched. What follows from an invalid answer is decided in
 //! `engine/scheduler/invalid_answer.rs`.
 
 use jsonschema::{PatternOptions, ValidationError, Validator};
@@ -50,11 +50,9 @@ impl AnswerCheck {
     /// Compiles the rules; at least one is to be given.
     ///
     /// # Errors
-    /// The schema is not JSON, not a valid schema or refers to another document, or the pattern is no regular expression.
-    pub(crate) fn compile(
-        schema: Option<&str>,
-        pattern: Option<&str>,
-    ) -> Result<Self, CheckError> {
+    /// The schema is not JSON, not a valid schema or refers to another document, or the pattern is no regular
+    /// expression.
+    pub(crate) fn compile(schema: Option<&str>, pattern: Option<&str>) -> Result<Self, CheckError> {
         let schema = schema.map(compile_schema).transpose().map_err(CheckError::Schema)?;
         let pattern = pattern.map(compile_pattern).transpose().map_err(CheckError::Pattern)?;
         Ok(Self { schema, pattern })
@@ -108,10 +106,11 @@ fn check_schema(schema: &Validator, text: &str) -> Result<(), InvalidText> {
     if text.is_empty() {
         return Err(InvalidText::new("it is empty", true));
     }
-    let value: Value = serde_json::from_str(text).map_err(|error| match text.starts_with("```") {
-        true => InvalidText::new("the JSON is inside a code fence (```)", false),
-        false => InvalidText::new(&format!("it is not JSON ({error})"), error.is_eof()),
-    })?;
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| match text.starts_with("```") {
+            true => InvalidText::new("the JSON is inside a code fence (```)", false),
+            false => InvalidText::new(&format!("it is not JSON ({error})"), error.is_eof()),
+        })?;
     if schema.is_valid(&value) {
         return Ok(());
     }
@@ -123,7 +122,8 @@ fn check_schema(schema: &Validator, text: &str) -> Result<(), InvalidText> {
 /// Returns the place and the fault, as in `at /items/3/score: 12 is greater than the maximum of 10`.
 fn describe_error(error: &ValidationError<'_>) -> String {
     let value = error.instance();
-    let is_short = !value.is_object() && !value.is_array() && value.to_string().len() <= MAX_VALUE_CHARS;
+    let is_short =
+        !value.is_object() && !value.is_array() && value.to_string().len() <= MAX_VALUE_CHARS;
     let fault = if is_short { error.to_string() } else { error.masked_with("it").to_string() };
     match error.instance_path().as_str() {
         "" => fault,
@@ -161,7 +161,11 @@ mod tests {
     fn an_answer_is_valid_json_of_the_schema_or_the_reason_names_the_place() {
         let check = schema_check(SCHEMA);
         assert_eq!(check.validate(r#"{"name": "x", "score": 3, "tags": ["b"]}"#), Ok(()));
-        assert_eq!(check.validate("\n {\"name\": \"x\", \"score\": 3}\n"), Ok(()), "space around it");
+        assert_eq!(
+            check.validate("\n {\"name\": \"x\", \"score\": 3}\n"),
+            Ok(()),
+            "space around it"
+        );
         for (text, words) in [
             ("", "it is empty"),
             ("  \n", "it is empty"),
@@ -182,8 +186,7 @@ mod tests {
     #[test]
     fn a_text_that_might_go_on_is_told_from_one_that_is_wrong() {
         let check = schema_check(SCHEMA);
-        let is_incomplete =
-            |text| check.validate(text).expect_err("not valid").is_incomplete;
+        let is_incomplete = |text| check.validate(text).expect_err("not valid").is_incomplete;
         for text in ["", "{", r#"{"name": "x", "sco"#, r#"{"name": "x", "score": 3"#] {
             assert!(is_incomplete(text), "{text}");
         }
@@ -218,7 +221,11 @@ mod tests {
         let reason = reason(&check("^(yes|no)$"), "yes, I think");
         assert_eq!(reason, "it does not match the regular expression ^(yes|no)$");
         let both = AnswerCheck::compile(Some(r#"{"type": "integer"}"#), Some("^1")).expect("rules");
-        assert!(both.validate("12").is_ok() && both.validate("2").is_err() && both.validate("1x").is_err());
+        assert!(
+            both.validate("12").is_ok()
+                && both.validate("2").is_err()
+                && both.validate("1x").is_err()
+        );
     }
 
     #[test]
@@ -242,13 +249,17 @@ mod tests {
             (r#"{"pattern": "("}"#, "/pattern"),
         ] {
             match AnswerCheck::compile(Some(schema), None) {
-                Err(CheckError::Schema(reason)) => assert!(reason.contains(words), "{schema}: {reason}"),
+                Err(CheckError::Schema(reason)) => {
+                    assert!(reason.contains(words), "{schema}: {reason}")
+                }
                 other => panic!("{schema}: {other:?}"),
             }
         }
         for (pattern, words) in [("(", "unclosed group"), ("(?=a)", "look-around")] {
             match AnswerCheck::compile(None, Some(pattern)) {
-                Err(CheckError::Pattern(reason)) => assert!(reason.contains(words), "{pattern}: {reason}"),
+                Err(CheckError::Pattern(reason)) => {
+                    assert!(reason.contains(words), "{pattern}: {reason}")
+                }
                 other => panic!("{pattern}: {other:?}"),
             }
         }

@@ -86,6 +86,8 @@ const OWNERS: &[(&str, &str)] = &[
     ("arrow_json", "parquet/"),
     ("arrow_schema", "parquet/"),
     ("glob", "input/discover.rs"),
+    ("encoding_rs", "input/encoding.rs"),
+    ("memchr", "input/records.rs"),
     ("xxhash_rust", "input/"),
     ("minijinja", "chat_template/"),
     ("minijinja_contrib", "chat_template/"),

@@ -20,8 +20,16 @@ const COMMAND_DEADLINE_S: u32 = 120;
 
 /// Words of commands that need a batch system, several nodes, a GPU, or minutes of building or waiting. Scripts and batch
 /// jobs have tests of their own.
-const NOT_RUN: [&str; 8] =
-    ["qsub", "srun", "#SBATCH", "--ppn 1", "vllm serve", "scripts/", "cargo ", "vllm-sim --port 8000"];
+const NOT_RUN: [&str; 8] = [
+    "qsub",
+    "srun",
+    "#SBATCH",
+    "--ppn 1",
+    "vllm serve",
+    "scripts/",
+    "cargo ",
+    "vllm-sim --port 8000",
+];
 
 /// How pages name the four servers.
 const DOCUMENTED_SERVERS: &str = "--base-port 8000 --endpoints-per-node 4";

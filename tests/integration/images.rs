@@ -20,9 +20,7 @@ fn seeing(servers: usize) -> Work {
 fn rows() -> Vec<(String, String)> {
     let rows: Vec<Value> = serde_json::from_str(ROWS).unwrap();
     let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
-    rows.iter()
-        .map(|row| (text(row, "question"), image_text(&text(row, "url")).unwrap()))
-        .collect()
+    rows.iter().map(|row| (text(row, "question"), image_text(&text(row, "url")).unwrap())).collect()
 }
 
 fn says(content: &str) -> String {
@@ -48,7 +46,8 @@ fn images_of_a_hugging_face_data_set_are_sent_with_their_questions_on_any_number
         for ranks in [1, 3] {
             let work = seeing(2);
             let job = work.run(DATA).args(["--template", "{{question}}", "--image-column", column]);
-            let contents: Vec<String> = rows.iter().map(|(q, image)| format!("{image}{q}")).collect();
+            let contents: Vec<String> =
+                rows.iter().map(|(q, image)| format!("{image}{q}")).collect();
             let answers = assert_answers(&work, job.ranks(ranks), &contents);
             let size = |answer: &Value| answer["images"][0].as_str().unwrap().to_owned();
             assert_eq!(size(&answers[1]), "<image/gif, 35 bytes>", "not base64");

@@ -247,7 +247,7 @@ fn json_has_all_that_a_script_needs() {
         Value::Object(seen.clone()),
         json!({
             "state": "finished", "doing": null, "submitted": 40, "answered": 39, "failed": 1, "open": 0,
-            "prompts_per_s": null, "tokens_per_s": null, "left_s": null, "in_flight": null,
+            "resent": 0, "cut": 0, "blank": 0, "refused": 0, "prompts_per_s": null, "tokens_per_s": null, "left_s": null, "in_flight": null,
             "endpoints_up": null, "starts": 1, "ranks": 2, "lost": [], "away": null, "job": "12.aurora",
             "model": "tiny", "api": "chat", "heartbeat_s_ago": null,
         })

@@ -24,6 +24,7 @@ mod folders;
 mod images;
 mod local;
 mod look;
+mod models;
 mod outputs;
 mod ranks;
 mod reduce;

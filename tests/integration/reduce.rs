@@ -454,9 +454,28 @@ fn texts_that_do_not_fit_the_model_are_cut_evenly_and_marked() {
     let job = reduce(&work, &input, "text.txt", 16).args(["--max-tokens", "200"]);
     // Answers of the simulator are some 64 tokens: 16 of them are more than 700 tokens of three bytes.
     let job = job.args(["--max-context", "1000", "--buffer", "100"]);
-    job.ranks(2).run().with_code(0).says("groups had texts truncated to fit", 1);
+    let ended = job.ranks(2).run().with_code(3);
+    ended.says("32 of 32 leaves were truncated to fit the model's context", 1);
+    let status = Job::of("status").arg(&work.path("text.txt").to_string_lossy());
+    status.arg("--exit-code").run().with_code(3).says("32 leaves are truncated", 1);
+    let state = &work.manifest("text.txt")["reduce"];
+    assert_eq!((&state["cut"], &state["missing"]), (&32.into(), &0.into()));
+    assert!(state["left_out_bytes"].as_u64() > Some(0));
+    let page = text(&work, "text.txt.run/report.html");
+    assert!(
+        page.contains("32 of 32 leaves were truncated")
+            && !page.contains("All leaves are in the text.<")
+    );
+    // Nothing is sent again: only what the truncation counts for has changed.
+    let served = work.served();
+    let job = reduce(&work, &input, "text.txt", 16).args(["--max-tokens", "200"]);
+    let job = job.args(["--max-context", "1000", "--buffer", "100", "--allow-truncation"]);
+    job.ranks(3).run().with_code(0).says("32 of 32 leaves were truncated", 1);
+    assert_eq!(work.served(), served);
     let tree = tree(&work, "text.txt");
     assert!(tree[&(1, 0)]["cut"].as_u64().unwrap() > 0, "{:?}", tree[&(1, 0)]);
+    assert_eq!(tree[&(1, 0)]["cut_leaves"], serde_json::json!([[0, 16]]));
+    assert!(tree[&(1, 0)]["left_out_bytes"].as_u64() < tree[&(1, 0)]["text_bytes"].as_u64());
     assert!(tree[&(1, 0)]["prompt_bytes"].as_u64().unwrap() <= (1000 - 100 - 8) * 3);
     assert_eq!(tree[&(2, 0)]["cut"], 0, "two short texts fit");
 }

@@ -755,6 +755,72 @@ fn what_a_server_that_is_not_well_does_is_no_fault_of_prompts() {
 }
 
 #[test]
+fn prompts_that_always_draw_a_fault_cost_a_later_session_their_tries_and_no_suspension() {
+    for fault in [Fault::Status(500), Fault::Status(502), Fault::Status(504)] {
+        let rule = Rule { containing: Some("POISON".into()), ..Rule::always(fault.clone()) };
+        let script = Script { seed: 1, rules: vec![rule] };
+        let work = Work::with(vec![Profile { script, ..Profile::instant() }; 2]);
+        let mut prompts = made_up(60);
+        prompts[7].push_str(" POISON");
+        prompts[41].push_str(" POISON");
+        let input = work.prompts(&prompts);
+        let job = |ranks| work.run(&input).args(["--concurrency", "4"]).ranks(ranks);
+        job(1).run().with_code(3);
+        assert_eq!(work.counts("answers.jsonl"), [60, 58, 2, 0], "{fault:?}");
+        for ranks in [1, 3] {
+            let before = work.requests();
+            let ended = job(ranks).run().with_code(3);
+            let requests = work.requests() - before;
+            assert_eq!(requests, 6, "{fault:?}, {ranks} ranks: 2 prompts, 3 tries\n{}", ended.err);
+            assert!(!ended.err.contains("endpoint suspended"), "{}", ended.err);
+            assert_eq!(work.counts("answers.jsonl"), [60, 58, 2, 0]);
+        }
+    }
+}
+
+#[test]
+fn status_tells_of_failed_prompts_that_are_sent_again() {
+    let rule = Rule { containing: Some("POISON".into()), ..Rule::always(Fault::Status(500)) };
+    let mut work = Work::with(vec![Profile {
+        script: Script { seed: 1, rules: vec![rule] },
+        ..Profile::instant()
+    }]);
+    let mut prompts = made_up(30);
+    prompts[7].push_str(" POISON");
+    let input = work.prompts(&prompts);
+    work.run(&input).run().with_code(3);
+    // Only a server that stands still keeps the session at work for as long as it takes to look.
+    let hanging = Script { seed: 1, rules: vec![Rule::always(Fault::Hang)] };
+    let hanging = vec![Profile { script: hanging, ..Profile::instant() }];
+    work.fleet = vllm_sim::Fleet::start(hanging).expect("a port");
+    let started = work.run(&input).start();
+    let end = Instant::now() + Duration::from_secs(30);
+    while work.requests() < 1 {
+        assert!(Instant::now() < end, "nothing is sent");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let output = work.path("answers.jsonl").to_string_lossy().into_owned();
+    loop {
+        let seen = Job::of("status").arg(&output).run().in_time();
+        if seen
+            .out
+            .starts_with("running: 29 of 30 done (96.6 %), 1 failed prompt is being sent again")
+        {
+            break;
+        }
+        assert!(Instant::now() < end, "{}", seen.out);
+        thread::sleep(Duration::from_millis(50));
+    }
+    started.kill_everything(&work.marker());
+    let seen = Job::of("status").arg(&output).run().in_time();
+    assert!(
+        seen.out.starts_with("lost: 30 of 30 done (100.0 %), 29 answered, 1 failed"),
+        "{}",
+        seen.out
+    );
+}
+
+#[test]
 fn bad_rows_that_fail_are_counted_once() {
     let work = Work::instant(1);
     let input = work.file("rows.jsonl", "{\"prompt\":\"a\"}\n{\"prompt\":7}\n");

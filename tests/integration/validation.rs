@@ -81,7 +81,8 @@ fn an_invalid_answer_is_asked_again_with_the_reason_in_the_conversation() {
     let file = schema_file(&work, &schema());
     let prompts = made_up(40);
     let input = work.prompts(&prompts);
-    let job = work.run(&input).args(["--schema", &file, "--max-tokens", "100", "--system", "brief"]);
+    let job =
+        work.run(&input).args(["--schema", &file, "--max-tokens", "100", "--system", "brief"]);
     let ended = job.ranks(2).run().with_code(0);
     assert!(ended.out.contains("invalid: 40 answers with "), "{}", ended.out);
     assert!(ended.out.contains("first reason (id 0): it is not JSON"), "{}", ended.out);
@@ -131,19 +132,29 @@ fn a_prompt_without_a_valid_answer_fails_as_invalid_and_keeps_the_raw_text() {
     let input = work.prompts(&prompts);
     let run = || work.run(&input).args(["--schema", &file, "--max-tokens", "70", "--retries", "2"]);
     let ended = run().run().with_code(3);
-    assert!(ended.out.contains("failed: 20 without a valid answer after all attempts"), "{}", ended.out);
+    assert!(
+        ended.out.contains("failed: 20 without a valid answer after all attempts"),
+        "{}",
+        ended.out
+    );
     assert!(ended.out.contains("--retry-failed"), "{}", ended.out);
     assert_eq!(work.counts("answers.jsonl"), [20, 0, 20, 0]);
     for answer in work.answers("answers.jsonl") {
         let error = &answer["error"];
         assert_eq!((&error["kind"], &error["status"]), (&json!("invalid"), &json!(200)));
         let message = error["message"].as_str().expect("a text");
-        assert!(message.starts_with("no valid answer in 2 attempts; the last one: it is not JSON"), "{message}");
+        assert!(
+            message.starts_with("no valid answer in 2 attempts; the last one: it is not JSON"),
+            "{message}"
+        );
         assert_eq!((&answer["success"], &answer["response"]), (&json!(false), &Value::Null));
         assert!(answer["raw_response"].as_str().is_some_and(|it| it.len() > 8), "{answer}");
         assert_eq!(answer["finish_reason"], "stop");
         assert!(answer["usage"]["completion_tokens"].as_u64() > Some(8), "{answer}");
-        assert_eq!((&answer["served"]["attempts"], &answer["served"]["invalid"]["answers"]), (&json!(2), &json!(2)));
+        assert_eq!(
+            (&answer["served"]["attempts"], &answer["served"]["invalid"]["answers"]),
+            (&json!(2), &json!(2))
+        );
     }
     assert_eq!(work.requests(), 40);
     run().run().with_code(3);
@@ -178,7 +189,10 @@ fn a_cut_answer_is_asked_again_with_more_room() {
         }
         run("few.jsonl", &enough.to_string(), "2").run().with_code(3);
         let failed = &work.answers("few.jsonl")[0];
-        assert_eq!((&failed["error"]["kind"], &failed["finish_reason"]), (&json!("invalid"), &json!("length")));
+        assert_eq!(
+            (&failed["error"]["kind"], &failed["finish_reason"]),
+            (&json!("invalid"), &json!("length"))
+        );
         assert_eq!(failed["usage"]["completion_tokens"], 2 * enough, "{api}");
     }
 }
@@ -257,11 +271,21 @@ fn of_several_sequences_the_valid_ones_are_kept_and_the_others_drawn_again() {
         let turns = [Turn { role: "user", content: prompt }];
         let ids = tokens::encode(&render(&turns, Rendering::default()));
         let first = |sample| {
-            let params = Params { max_tokens: Some(100), temperature: 1.0, seed: 3, sample, ..Params::default() };
+            let params = Params {
+                max_tokens: Some(100),
+                temperature: 1.0,
+                seed: 3,
+                sample,
+                ..Params::default()
+            };
             self::answer(&AnswerPolicy::default(), &ids, &params).text
         };
         let kept: Vec<String> = (0..4).map(first).filter(|it| valid(it)).collect();
-        assert!(texts.iter().zip(&kept).all(|(text, kept)| text == kept), "hash {}", prompt_hash(&ids));
+        assert!(
+            texts.iter().zip(&kept).all(|(text, kept)| text == kept),
+            "hash {}",
+            prompt_hash(&ids)
+        );
         assert_eq!(answer["served"]["attempts"] == 1, kept.len() == 4);
     }
 }
@@ -271,7 +295,8 @@ fn a_server_that_refuses_the_schema_gets_the_prompts_without_it() {
     let work = servers(Structure::Refused, 1);
     let file = schema_file(&work, &schema());
     let input = work.prompts(&made_up(30));
-    let job = work.run(&input).args(["--schema", &file, "--concurrency", "4", "--max-tokens", "24"]);
+    let job =
+        work.run(&input).args(["--schema", &file, "--concurrency", "4", "--max-tokens", "24"]);
     job.args(["--retries", "1"]).run().with_code(3).complains("schema not taken by");
     assert!(work.answers("answers.jsonl").iter().all(|it| it["error"]["kind"] == "invalid"));
     assert!((31..=34).contains(&work.requests()), "{}", work.requests());

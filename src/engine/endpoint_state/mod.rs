@@ -33,7 +33,7 @@ pub(crate) use pool::EndpointPool;
 
 use super::EnginePolicy;
 use crate::{
-    domain::{ProbeResult, ServerInfo, ServerRoutes, Url},
+    domain::{JobModels, ModelSet, ProbeResult, ServerRoutes, Url},
     endpoint::{CanaryResult, RequestFault, ServerLoad},
     metrics::timeline::TimelineSlot,
 };
@@ -54,6 +54,8 @@ pub(crate) struct EndpointState {
     /// Sequences in flight.
     permits_taken: usize,
     availability: AvailabilityTracker,
+    /// The job's models that the server serves, as of its last successful probe.
+    models: ModelSet,
     /// Back-pressure replies since the last answer.
     consecutive_refusals: u32,
     /// Prompts per request that the server is known to accept; 1 for a server that takes no lists.
@@ -80,6 +82,8 @@ pub(crate) struct Endpoint {
     pub(crate) url: Url,
     /// The routes that the server has; none while it is not ready.
     pub(crate) ready_routes: Option<ServerRoutes>,
+    /// The job's models that the server serves.
+    pub(crate) models: ModelSet,
     /// The endpoint's row in the job's timeline.
     pub(crate) timeline_row: TimelineSlot,
 }
@@ -105,6 +109,9 @@ pub(crate) struct FailedRequest {
     pub(crate) concurrency_at_send: usize,
     /// Whether every prompt that is left was sent before. Then the prompts may be the cause, and a suspension is short.
     pub(crate) only_retries_left: bool,
+    /// Whether every prompt of the job has used up its tries in an earlier session. Then the prompts are the cause of a
+    /// fault that has a status, and the endpoint is not suspended.
+    pub(crate) only_exhausted_left: bool,
 }
 
 /// Load polls in a row that a server may leave unanswered.
@@ -116,7 +123,7 @@ const MAX_REFUSAL_BACKOFF: Duration = Duration::from_secs(1);
 
 impl EndpointState {
     fn new(endpoint: Endpoint, policy: &EnginePolicy, now: Instant) -> Self {
-        let Endpoint { url, ready_routes, timeline_row } = endpoint;
+        let Endpoint { url, ready_routes, models, timeline_row } = endpoint;
         let availability = AvailabilityTracker::new(ready_routes.is_some(), now);
         // A server that is not known yet is taken to be a vLLM; load polls without a reply correct that.
         let has_metrics = ready_routes.is_none_or(|routes| routes.metrics);
@@ -131,6 +138,7 @@ impl EndpointState {
             timeline_slot: timeline_row,
             permits_taken: 0,
             availability,
+            models,
             consecutive_refusals: 0,
             batch_limit: usize::MAX,
             missed_load_polls: 0,
@@ -163,6 +171,11 @@ impl EndpointState {
     /// Returns whether the endpoint is not suspended.
     pub(crate) fn is_up(&self) -> bool {
         self.availability.is_up()
+    }
+
+    /// Returns the job's models that the server serves, as of its last successful probe.
+    pub(crate) fn models(&self) -> &ModelSet {
+        &self.models
     }
 
     /// Returns whether the endpoint is up and has answered since it was suspended, if it ever was.
@@ -337,6 +350,7 @@ impl EndpointState {
             RequestFault::Busy { .. } => {
                 self.apply_backpressure(request.concurrency_at_send, request.sequences, now);
             }
+            RequestFault::Transient { status: Some(_), .. } if request.only_exhausted_left => {}
             RequestFault::Transient { message, status } => {
                 let may_be_prompts = status.is_some() && request.only_retries_left;
                 if self.availability.count_fault(may_be_prompts, now) {
@@ -389,10 +403,16 @@ impl EndpointState {
         self.availability.begin_due_probe(now)
     }
 
-    /// Records the result of a probe: the endpoint is up again if it serves `model`.
-    pub(crate) fn on_probe(&mut self, probe: &ProbeResult, model: &str, now: Instant) {
-        let serves = |info: &ServerInfo| info.models.iter().any(|served| served.id == model);
-        let is_ready = matches!(probe, ProbeResult::Ready(info) if serves(info));
+    /// Records the result of a probe: the endpoint is up again if it serves one of the job's models.
+    pub(crate) fn on_probe(&mut self, probe: &ProbeResult, models: &JobModels, now: Instant) {
+        let served = match probe {
+            ProbeResult::Ready(info) => models.served_by(info),
+            ProbeResult::NotReady(_) => ModelSet::default(),
+        };
+        let is_ready = !served.is_empty();
+        if is_ready {
+            self.models = served;
+        }
         self.availability.finish_probe(is_ready, now);
         if is_ready {
             info!(event = "endpoint_ready", endpoint = %self.url, "endpoint ready: {}", self.url);
@@ -483,8 +503,12 @@ mod tests {
 
     fn test_server(now: Instant) -> EndpointState {
         let ready_routes = Some(ServerRoutes { metrics: true, ..ServerRoutes::default() });
-        let endpoint =
-            Endpoint { url: Url::loopback(1), ready_routes, timeline_row: TimelineSlot::default() };
+        let endpoint = Endpoint {
+            url: Url::loopback(1),
+            ready_routes,
+            models: ModelSet::of_model(0),
+            timeline_row: TimelineSlot::default(),
+        };
         EndpointState::new(endpoint, &test_policy(), now)
     }
 

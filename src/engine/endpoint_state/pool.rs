@@ -1,7 +1,7 @@
 //! All endpoints of a rank: pure but for instants it is given.
 //!
-//! Owns sums and choices over endpoints (free permits, the emptiest, the next probe) and since when all of them are
-//! down. The state of a single endpoint is in the folder's `mod.rs`.
+//! Owns sums and choices over endpoints (free permits, the emptiest, the next probe), which of the job's models they
+//! serve, and since when none does. The state of a single endpoint is in the folder's `mod.rs`.
 
 use std::{
     ops::{Index, IndexMut},
@@ -9,19 +9,34 @@ use std::{
 };
 
 use super::{Endpoint, EndpointState};
-use crate::{domain::Url, engine::EnginePolicy};
+use crate::{
+    domain::{ModelNumber, ModelSet, Url},
+    engine::EnginePolicy,
+};
 
 /// The endpoints of a rank, by number from 0.
 #[derive(Debug)]
 pub(crate) struct EndpointPool {
     endpoints: Vec<EndpointState>,
-    all_down_since: Option<Instant>,
+    /// The job's models that an endpoint that is up serves, as of the last [`Self::update_served`].
+    served: ModelSet,
+    /// The job's models that several such endpoints serve.
+    served_twice: ModelSet,
+    /// By model: since when no endpoint that is up has served it.
+    unserved_since: Vec<Option<Instant>>,
 }
 
 impl EndpointPool {
     pub(crate) fn new(endpoints: Vec<Endpoint>, policy: &EnginePolicy, now: Instant) -> Self {
         let state = |endpoint| EndpointState::new(endpoint, policy, now);
-        Self { endpoints: endpoints.into_iter().map(state).collect(), all_down_since: None }
+        let mut pool = Self {
+            endpoints: endpoints.into_iter().map(state).collect(),
+            served: ModelSet::default(),
+            served_twice: ModelSet::default(),
+            unserved_since: vec![Some(now); policy.models.count()],
+        };
+        pool.update_served(now);
+        pool
     }
 
     pub(crate) fn iter(&self) -> std::slice::Iter<'_, EndpointState> {
@@ -40,8 +55,14 @@ impl EndpointPool {
         self.iter_up().count()
     }
 
-    pub(crate) fn healthy_count(&self) -> usize {
-        self.iter_healthy().count()
+    /// Returns the number of healthy endpoints that serve a model.
+    pub(crate) fn healthy_count(&self, model: ModelNumber) -> usize {
+        self.iter_healthy().filter(|endpoint| endpoint.models().contains(model)).count()
+    }
+
+    /// Returns the number of endpoints that are up and serve one of these models.
+    pub(crate) fn up_count_for(&self, models: &ModelSet) -> usize {
+        self.iter_up().filter(|endpoint| endpoint.models().intersects(models)).count()
     }
 
     /// Returns the sequences that may be in flight at all endpoints that are up.
@@ -69,18 +90,46 @@ impl EndpointPool {
         self.iter().map(EndpointState::max_batch_size).max().unwrap_or(1)
     }
 
-    /// Returns since when no endpoint has been up, as of the last [`Self::update_all_down`].
-    pub(crate) fn all_down_since(&self) -> Option<Instant> {
-        self.all_down_since
+    /// Returns the job's models that an endpoint that is up serves, as of the last [`Self::update_served`].
+    pub(crate) fn served(&self) -> &ModelSet {
+        &self.served
     }
 
-    pub(crate) fn update_all_down(&mut self, up_count: usize, now: Instant) {
-        self.all_down_since = if up_count == 0 { self.all_down_since.or(Some(now)) } else { None };
+    /// Returns whether every model of the job is served.
+    pub(crate) fn serves_all(&self) -> bool {
+        self.unserved_since.iter().all(Option::is_none)
     }
 
-    /// Starts the time in which all are down again: this process was suspended, not only the endpoints.
-    pub(crate) fn restart_all_down(&mut self, now: Instant) {
-        self.all_down_since = self.all_down_since.map(|_| now);
+    /// Returns the job's models that several endpoints that are up serve.
+    pub(crate) fn served_twice(&self) -> &ModelSet {
+        &self.served_twice
+    }
+
+    /// Returns since when no endpoint that is up has served a model.
+    pub(crate) fn unserved_since(&self, model: ModelNumber) -> Option<Instant> {
+        self.unserved_since.get(usize::from(model)).copied().flatten()
+    }
+
+    /// Determines which models are served now.
+    pub(crate) fn update_served(&mut self, now: Instant) {
+        let (mut once, mut twice) = (ModelSet::default(), ModelSet::default());
+        for endpoint in self.iter_up() {
+            twice = twice.union(&once.intersection(endpoint.models()));
+            once = once.union(endpoint.models());
+        }
+        self.served_twice = twice;
+        if once == self.served {
+            return;
+        }
+        self.served = once;
+        for (model, since) in (0..=ModelNumber::MAX).zip(&mut self.unserved_since) {
+            *since = if once.contains(model) { None } else { since.or(Some(now)) };
+        }
+    }
+
+    /// Starts the times without an endpoint again: this process was suspended, not only the endpoints.
+    pub(crate) fn restart_unserved(&mut self, now: Instant) {
+        self.unserved_since.iter_mut().flatten().for_each(|since| *since = now);
     }
 
     /// Returns the numbers of the endpoints that have free permits.

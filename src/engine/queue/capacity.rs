@@ -6,7 +6,10 @@
 use std::sync::Arc;
 
 use super::task::{Batch, PromptTask};
-use crate::{domain::Route, endpoint::BatchParams};
+use crate::{
+    domain::{ModelNumber, ModelSet, Route},
+    endpoint::BatchParams,
+};
 
 /// The capacity of one endpoint for its next request.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +24,10 @@ pub(crate) struct EndpointCapacity {
     pub(crate) renders_locally: bool,
     /// Whether nothing is in flight at the endpoint: then one prompt goes even if its sequences exceed the window.
     pub(crate) is_idle: bool,
-    /// Whether a task that failed here may wait for another endpoint.
-    pub(crate) has_alternatives: bool,
+    /// The models that the endpoint serves.
+    pub(crate) models: ModelSet,
+    /// The models that another endpoint serves too: a task for them that failed here may wait for that one.
+    pub(crate) alternatives: ModelSet,
 }
 
 impl EndpointCapacity {
@@ -34,15 +39,17 @@ impl EndpointCapacity {
         permitted.min(if can_batch { self.max_batch_size } else { 1 })
     }
 
-    fn rejects(&self, task: &PromptTask) -> bool {
-        self.has_alternatives && task.avoids(self.endpoint)
+    fn rejects(&self, model: ModelNumber, task: &PromptTask) -> bool {
+        task.avoids(self.endpoint) && self.alternatives.contains(model)
     }
 
     /// Returns whether a split batch, which must stay whole, can go to the endpoint.
     pub(crate) fn admits_whole(&self, batch: &Batch) -> bool {
+        let model = batch.params().model_number;
         let fits = batch.permit_count() <= self.free_permits || self.is_idle;
         // All tasks: a half whose tasks failed at different endpoints would otherwise wait for ever.
-        fits && !batch.tasks().iter().all(|task| self.rejects(task))
+        fits && self.models.contains(model)
+            && !batch.tasks().iter().all(|task| self.rejects(model, task))
     }
 }
 
@@ -50,14 +57,16 @@ impl EndpointCapacity {
 #[derive(Debug)]
 pub(crate) struct BatchBuilder {
     capacity: EndpointCapacity,
+    model: ModelNumber,
     /// The parameters that the tasks share, once there is a task.
     params: Option<Arc<BatchParams>>,
     tasks: Vec<PromptTask>,
 }
 
 impl BatchBuilder {
-    pub(crate) fn new(capacity: EndpointCapacity) -> Self {
-        Self { capacity, params: None, tasks: Vec::new() }
+    /// Starts a batch of tasks for one of the endpoint's models.
+    pub(crate) fn new(capacity: EndpointCapacity, model: ModelNumber) -> Self {
+        Self { capacity, model, params: None, tasks: Vec::new() }
     }
 
     pub(crate) fn endpoint(&self) -> usize {
@@ -88,7 +97,7 @@ impl BatchBuilder {
 
     /// Returns whether the task is to wait for another endpoint.
     pub(crate) fn rejects(&self, task: &PromptTask) -> bool {
-        self.capacity.rejects(task)
+        self.capacity.rejects(self.model, task)
     }
 
     pub(crate) fn push_task(&mut self, task: PromptTask) {

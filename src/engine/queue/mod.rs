@@ -40,7 +40,7 @@ pub(crate) use task::{Batch, PromptTask};
 
 use super::EnginePolicy;
 use crate::{
-    domain::{LengthClass, PrefixKeys, Prompt, PromptInput, Route},
+    domain::{LengthClass, ModelNumber, ModelSet, PrefixKeys, Prompt, PromptInput, Route},
     endpoint::BatchParams,
 };
 use capacity::BatchBuilder;
@@ -53,9 +53,12 @@ use slots::{BucketId, QueuedTask, TaskKey, TaskSlotMap};
 #[derive(Default)]
 pub(crate) struct TaskQueue {
     slots: TaskSlotMap,
-    priority_levels: BTreeMap<Reverse<i64>, PriorityLevel>,
+    /// Tasks by priority and, within it, by model: groups that begin alike never share a model's prefix cache with others,
+    /// and an endpoint has to look only at the models that it serves.
+    priority_levels: BTreeMap<LevelKey, PriorityLevel>,
     length_estimates: LengthEstimates,
-    prefix_index: PrefixIndex,
+    /// By model.
+    prefix_indexes: Vec<PrefixIndex>,
     /// Tasks that belong to no group but could found one, by arrival number.
     ungrouped: HashMap<u64, TaskKey>,
     /// Batches that must stay whole, such as the halves of a refused one. They are sent before everything else.
@@ -63,12 +66,18 @@ pub(crate) struct TaskQueue {
     delayed_batches: BinaryHeap<DelayedBatch>,
     /// Tasks here, delayed ones included.
     task_count: usize,
+    /// The same by model.
+    model_counts: Vec<usize>,
     never_sent_count: usize,
     content_bytes: usize,
     last_arrival_number: u64,
-    /// The request parameters of prompts without parameters of their own, for the completions and the chat route.
-    default_params: [Option<Arc<BatchParams>>; 2],
+    /// The request parameters of prompts without parameters of their own, by model, for the completions and the chat
+    /// route.
+    default_params: Vec<[Option<Arc<BatchParams>>; 2]>,
 }
+
+/// Priority, the highest first, and model.
+type LevelKey = (Reverse<i64>, ModelNumber);
 
 /// Tasks that wait for a time, such as the end of a retry's back-off.
 struct DelayedBatch {
@@ -83,6 +92,18 @@ impl TaskQueue {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.task_count == 0
+    }
+
+    /// Returns the number of tasks for these models.
+    pub(crate) fn waiting_for(&self, models: &ModelSet) -> usize {
+        let numbered = (0..=ModelNumber::MAX).zip(&self.model_counts);
+        numbered.filter(|(number, _)| models.contains(*number)).map(|(_, count)| count).sum()
+    }
+
+    /// Returns the models that tasks are for.
+    pub(crate) fn waiting_models(&self) -> ModelSet {
+        let numbered = (0..=ModelNumber::MAX).zip(&self.model_counts);
+        numbered.filter(|(_, count)| **count > 0).map(|(number, _)| number).collect()
     }
 
     /// Returns the number of tasks that no request has carried yet.
@@ -102,7 +123,9 @@ impl TaskQueue {
         let class = LengthClass::of_prompt(text.len(), |name| params.params.get(name));
         let number = self.last_arrival_number;
         let may_found_group = PrefixKeys::of_text(text).level_count() > 0;
-        let membership = self.prefix_index.add_prompt(number, text);
+        let model = params.model_number;
+        let prefix_index = indexed_by_model(&mut self.prefix_indexes, model);
+        let membership = prefix_index.add_prompt(number, text);
         let task = PromptTask::new(prompt, class, number);
         match membership {
             PrefixMembership::Ungrouped => {
@@ -121,8 +144,10 @@ impl TaskQueue {
                 self.insert_task(&params, task, BucketId::PrefixGroup(group));
             }
             PrefixMembership::DissolvedGroup(group) => {
-                for level in self.priority_levels.values_mut() {
-                    level.dissolve_group(&mut self.slots, group);
+                for ((_, its_model), level) in &mut self.priority_levels {
+                    if *its_model == model {
+                        level.dissolve_group(&mut self.slots, group);
+                    }
                 }
                 self.insert_task(&params, task, BucketId::LengthClass(class));
             }
@@ -134,11 +159,11 @@ impl TaskQueue {
         let (params, tasks) = batch.into_parts();
         // In reverse, since each goes to the front.
         for task in tasks.into_iter().rev() {
-            self.add_counts(std::slice::from_ref(&task));
-            let (priority, class) = (Reverse(task.priority()), task.length_class());
+            self.add_counts(params.model_number, std::slice::from_ref(&task));
+            let (key, class) = (level_key(&task, &params), task.length_class());
             let queued = QueuedTask::new(task, Arc::clone(&params), BucketId::LengthClass(class));
-            let key = self.slots.insert_task(queued);
-            self.priority_levels.entry(priority).or_default().prepend_task(&params, key, class);
+            let level = self.priority_levels.entry(key).or_default();
+            level.prepend_task(&params, self.slots.insert_task(queued), class);
         }
     }
 
@@ -147,7 +172,7 @@ impl TaskQueue {
         if batch.is_empty() {
             return;
         }
-        self.add_counts(batch.tasks());
+        self.add_counts(batch.params().model_number, batch.tasks());
         self.split_batches.push_back(batch);
     }
 
@@ -156,7 +181,7 @@ impl TaskQueue {
         if batch.is_empty() {
             return;
         }
-        self.add_counts(batch.tasks());
+        self.add_counts(batch.params().model_number, batch.tasks());
         self.delayed_batches.push(DelayedBatch { due_at, batch });
     }
 
@@ -169,7 +194,7 @@ impl TaskQueue {
     pub(crate) fn release_due(&mut self, now: Instant) {
         while self.next_release().is_some_and(|due_at| due_at <= now) {
             if let Some(DelayedBatch { batch, .. }) = self.delayed_batches.pop() {
-                self.subtract_counts(batch.tasks());
+                self.subtract_counts(batch.params().model_number, batch.tasks());
                 self.requeue_first(batch);
             }
         }
@@ -190,19 +215,21 @@ impl TaskQueue {
     pub(crate) fn next_batch(&mut self, capacity: EndpointCapacity) -> Option<Batch> {
         let split = self.split_batches.iter().position(|batch| capacity.admits_whole(batch));
         if let Some(batch) = split.and_then(|position| self.split_batches.remove(position)) {
-            self.subtract_counts(batch.tasks());
+            self.subtract_counts(batch.params().model_number, batch.tasks());
             return Some(batch);
         }
-        let mut builder = BatchBuilder::new(capacity);
         let class_order = self.length_estimates.class_order();
-        for level in self.priority_levels.values_mut() {
+        let served = self.priority_levels.iter_mut();
+        let counts = &self.model_counts;
+        let mut served = served.filter(|((_, model), _)| {
+            capacity.models.contains(*model) && counts.get(usize::from(*model)) > Some(&0)
+        });
+        let batch = served.find_map(|(&(_, model), level)| {
+            let mut builder = BatchBuilder::new(capacity, model);
             level.fill_batch(&mut self.slots, class_order, &mut builder);
-            if !builder.is_empty() {
-                break;
-            }
-        }
-        let batch = builder.finish()?;
-        self.subtract_counts(batch.tasks());
+            builder.finish()
+        })?;
+        self.subtract_counts(batch.params().model_number, batch.tasks());
         // A task that has left can found no group.
         for task in batch.tasks() {
             self.ungrouped.remove(&task.arrival_number());
@@ -210,31 +237,38 @@ impl TaskQueue {
         Some(batch)
     }
 
-    /// Removes all tasks whose index `matches` selects, and returns their indexes.
-    pub(crate) fn remove_matching(&mut self, matches: impl Fn(u64) -> bool) -> Vec<u64> {
-        let matches = |task: &PromptTask| matches(task.index());
-        let mut removed = Vec::new();
-        for queued in self.slots.take_matching(|queued| matches(queued.task())) {
-            let bucket = queued.bucket();
+    /// Removes all tasks that `matches` selects by model and index, and returns their indexes.
+    pub(crate) fn remove_matching(
+        &mut self,
+        matches: impl Fn(ModelNumber, u64) -> bool,
+    ) -> Vec<u64> {
+        let mut indexes = Vec::new();
+        let selected =
+            |queued: &QueuedTask| matches(queued.params().model_number, queued.task().index());
+        for queued in self.slots.take_matching(selected) {
+            let (bucket, model) = (queued.bucket(), queued.params().model_number);
+            let key = level_key(queued.task(), queued.params());
             let task = queued.into_task();
-            if let Some(level) = self.priority_levels.get_mut(&Reverse(task.priority())) {
+            if let Some(level) = self.priority_levels.get_mut(&key) {
                 level.record_removal(bucket);
             }
             self.ungrouped.remove(&task.arrival_number());
-            removed.push(task);
+            self.subtract_counts(model, std::slice::from_ref(&task));
+            indexes.push(task.index());
         }
-        for batch in &mut self.split_batches {
-            batch.partition_tasks(|task| !matches(task), &mut removed);
-        }
-        self.split_batches.retain(|batch| !batch.is_empty());
+        let mut split: Vec<Batch> = std::mem::take(&mut self.split_batches).into();
         let mut delayed = std::mem::take(&mut self.delayed_batches).into_vec();
-        for entry in &mut delayed {
-            entry.batch.partition_tasks(|task| !matches(task), &mut removed);
+        let batches = split.iter_mut().chain(delayed.iter_mut().map(|entry| &mut entry.batch));
+        for batch in batches {
+            let (model, mut removed) = (batch.params().model_number, Vec::new());
+            batch.partition_tasks(|task| !matches(model, task.index()), &mut removed);
+            self.subtract_counts(model, &removed);
+            indexes.extend(removed.iter().map(PromptTask::index));
         }
+        split.retain(|batch| !batch.is_empty());
         delayed.retain(|entry| !entry.batch.is_empty());
-        self.delayed_batches = delayed.into();
-        self.subtract_counts(&removed);
-        removed.iter().map(PromptTask::index).collect()
+        (self.split_batches, self.delayed_batches) = (split.into(), delayed.into());
+        indexes
     }
 
     fn insert_task(
@@ -243,8 +277,8 @@ impl TaskQueue {
         task: PromptTask,
         bucket: BucketId,
     ) -> TaskKey {
-        self.add_counts(std::slice::from_ref(&task));
-        let level = self.priority_levels.entry(Reverse(task.priority())).or_default();
+        self.add_counts(params.model_number, std::slice::from_ref(&task));
+        let level = self.priority_levels.entry(level_key(&task, params)).or_default();
         let class = task.length_class();
         let key = self.slots.insert_task(QueuedTask::new(task, Arc::clone(params), bucket));
         level.append_task(params, key, bucket, class);
@@ -254,29 +288,34 @@ impl TaskQueue {
     fn move_to_bucket(&mut self, key: TaskKey, bucket: BucketId) {
         let Some(queued) = self.slots.get_mut(key) else { return };
         let (class, params) = (queued.task().length_class(), Arc::clone(queued.params()));
-        let level = self.priority_levels.entry(Reverse(queued.task().priority())).or_default();
+        let level = self.priority_levels.entry(level_key(queued.task(), &params)).or_default();
         level.record_removal(queued.bucket());
         queued.set_bucket(bucket);
         level.append_task(&params, key, bucket, class);
     }
 
-    fn add_counts(&mut self, tasks: &[PromptTask]) {
+    fn add_counts(&mut self, model: ModelNumber, tasks: &[PromptTask]) {
         self.task_count += tasks.len();
+        *indexed_by_model(&mut self.model_counts, model) += tasks.len();
         self.never_sent_count += count_never_sent(tasks);
         self.content_bytes += tasks.iter().map(PromptTask::content_bytes).sum::<usize>();
     }
 
-    fn subtract_counts(&mut self, tasks: &[PromptTask]) {
+    fn subtract_counts(&mut self, model: ModelNumber, tasks: &[PromptTask]) {
         self.task_count -= tasks.len();
+        *indexed_by_model(&mut self.model_counts, model) -= tasks.len();
         self.never_sent_count -= count_never_sent(tasks);
         self.content_bytes -= tasks.iter().map(PromptTask::content_bytes).sum::<usize>();
     }
 
     /// Returns the parameters that the prompt must share with the others of its request.
     fn params_for(&mut self, prompt: &Prompt, policy: &EnginePolicy) -> Arc<BatchParams> {
+        // (the scheduler has rejected prompts whose model is none of the job's)
+        let model = policy.model_number(prompt).unwrap_or(0);
         let defaults = || policy.defaults_of(prompt).answer_limit();
         let requested = prompt.params.answer_limit().or_else(defaults);
-        let fitted = policy.fitted_max_tokens(requested, &prompt.input);
+        let truncated = prompt.params.get_u64("truncate_prompt_tokens");
+        let fitted = policy.fitted_max_tokens(model, requested, &prompt.input, truncated);
         let is_text = matches!(prompt.input, PromptInput::Text(_) | PromptInput::Messages(_));
         let has_images = !prompt.images.is_empty();
         let is_plain = is_text && !has_images && prompt.route.is_none();
@@ -288,10 +327,24 @@ impl TaskQueue {
         }
         // Most prompts have no parameters of their own: those they share are built once.
         let route = policy.route_of(prompt);
-        let shared = &mut self.default_params[usize::from(route == Route::Chat)];
+        let shared = indexed_by_model(&mut self.default_params, model);
+        let shared = &mut shared[usize::from(route == Route::Chat)];
         let shared = shared.get_or_insert_with(|| Arc::new(policy.batch_params(prompt, None)));
         Arc::clone(shared)
     }
+}
+
+fn level_key(task: &PromptTask, params: &BatchParams) -> LevelKey {
+    (Reverse(task.priority()), params.model_number)
+}
+
+/// Returns the value of a model in a list by model number, which grows as needed.
+fn indexed_by_model<T: Default>(values: &mut Vec<T>, model: ModelNumber) -> &mut T {
+    let at = usize::from(model);
+    if values.len() <= at {
+        values.resize_with(at + 1, T::default);
+    }
+    &mut values[at]
 }
 
 fn count_never_sent(tasks: &[PromptTask]) -> usize {

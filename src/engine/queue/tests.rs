@@ -17,6 +17,7 @@ fn test_prompt(index: u64, text: &str, params: &[(&str, u64)]) -> Prompt {
         input: PromptInput::Text(text.into()),
         images: Vec::new(),
         params: own,
+        model: None,
         route: None,
         priority: 0,
         row: None,
@@ -35,7 +36,8 @@ fn capacity_of(endpoint: usize, free_permits: usize, max_batch_size: usize) -> E
         max_batch_size,
         renders_locally: false,
         is_idle: false,
-        has_alternatives: false,
+        models: ModelSet::of_model(0),
+        alternatives: ModelSet::default(),
     }
 }
 
@@ -82,8 +84,10 @@ fn a_failed_task_prefers_another_endpoint() {
     queue.add_prompt(short_prompt(0), &test_policy());
     let batch = queue.next_batch(capacity_of(3, 8, 4)).expect("a batch");
     queue.requeue_first(failed_at(batch, &[3]));
-    let others =
-        |endpoint| EndpointCapacity { has_alternatives: true, ..capacity_of(endpoint, 8, 4) };
+    let others = |endpoint| EndpointCapacity {
+        alternatives: ModelSet::of_model(0),
+        ..capacity_of(endpoint, 8, 4)
+    };
     assert_eq!(queue.next_batch(others(3)), None);
     assert!(queue.next_batch(others(4)).is_some());
 }
@@ -285,9 +289,83 @@ fn a_half_whose_tasks_failed_at_different_endpoints_is_still_sent() {
     let batch = queue.next_batch(capacity_of(0, 8, 4)).expect("a batch");
     queue.requeue_split(failed_at(batch, &[0, 1]));
     let others = |endpoint| EndpointCapacity {
-        has_alternatives: true,
+        alternatives: ModelSet::of_model(0),
         is_idle: true,
         ..capacity_of(endpoint, 8, 4)
     };
     assert!(queue.next_batch(others(0)).is_some() || queue.next_batch(others(1)).is_some());
+}
+
+fn two_models() -> EnginePolicy {
+    let model = |name: &str| crate::domain::JobModel { name: name.into(), max_model_len: None };
+    let models = crate::domain::JobModels::new(vec![model("a"), model("b")]);
+    EnginePolicy { models, ..test_policy() }
+}
+
+fn prompt_of_model(index: u64, model: Option<&str>) -> Prompt {
+    Prompt { model: model.map(Into::into), ..short_prompt(index) }
+}
+
+#[test]
+fn an_endpoint_gets_prompts_of_its_models_alone_and_batches_do_not_mix_models() {
+    let mut queue = TaskQueue::default();
+    for index in 0..6 {
+        let model = [None, Some("b"), Some("a")][index as usize % 3];
+        queue.add_prompt(prompt_of_model(index, model), &two_models());
+    }
+    let of = |models: &[ModelNumber]| EndpointCapacity {
+        models: models.iter().copied().collect(),
+        ..capacity_of(0, 8, 8)
+    };
+    assert_eq!(queue.next_batch(of(&[])), None);
+    assert_eq!(queue.waiting_for(&ModelSet::of_model(1)), 2);
+    let batch = queue.next_batch(of(&[1])).expect("a batch");
+    assert_eq!((batch.params().model.as_str(), batch_indexes(&batch)), ("b", vec![1, 4]));
+    assert_eq!(queue.next_batch(of(&[1])), None);
+    queue.requeue_split(batch);
+    assert_eq!(queue.waiting_models(), [0, 1].into_iter().collect());
+    let batch = queue.next_batch(of(&[0])).expect("a batch");
+    assert_eq!((batch.params().model.as_str(), batch_indexes(&batch)), ("a", vec![0, 2, 3, 5]));
+    assert_eq!(queue.next_batch(of(&[0])), None, "the half that came back is another model's");
+    assert!(queue.next_batch(of(&[0, 1])).is_some() && queue.is_empty());
+}
+
+#[test]
+fn prompts_that_begin_alike_form_a_group_for_each_model() {
+    let mut queue = TaskQueue::default();
+    let text = "the same long beginning ".repeat(200);
+    for index in 0..8 {
+        let prompt = test_prompt(index, &format!("{text}{index}"), &[]);
+        let model = (index % 2 == 1).then(|| "b".into());
+        queue.add_prompt(Prompt { model, ..prompt }, &two_models());
+    }
+    let of = |endpoint, model| EndpointCapacity {
+        models: ModelSet::of_model(model),
+        ..capacity_of(endpoint, 8, 2)
+    };
+    let mut seen = Vec::new();
+    while let Some(batch) = queue.next_batch(of(1, 1)) {
+        seen.extend(batch_indexes(&batch));
+    }
+    assert_eq!(seen, [1, 3, 5, 7]);
+    assert_eq!(batch_indexes(&queue.next_batch(of(0, 0)).expect("a batch")), [0, 2]);
+    let removed = queue.remove_matching(|model, _| model == 0);
+    assert_eq!(
+        (removed, queue.len(), queue.waiting_models()),
+        (vec![4, 6], 0, ModelSet::default())
+    );
+}
+
+#[test]
+fn a_failed_task_waits_only_for_an_endpoint_that_serves_its_model() {
+    let mut queue = TaskQueue::default();
+    queue.add_prompt(prompt_of_model(0, Some("b")), &two_models());
+    let capacity = EndpointCapacity {
+        models: ModelSet::of_model(1),
+        alternatives: ModelSet::of_model(0),
+        ..capacity_of(3, 8, 4)
+    };
+    let batch = queue.next_batch(capacity).expect("a batch");
+    queue.requeue_first(failed_at(batch, &[3]));
+    assert!(queue.next_batch(capacity).is_some(), "no other endpoint serves it");
 }

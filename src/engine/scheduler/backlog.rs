@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::EngineBacklog;
+use crate::{domain::ModelSet, engine::EngineBacklog};
 
 /// Seconds of work that count as ample.
 const AMPLE_BACKLOG_SECONDS: f64 = 4.0;
@@ -15,7 +15,7 @@ const MIN_REPORT_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) struct BacklogReporter {
     last_backlog: EngineBacklog,
-    reported_down: bool,
+    reported_models: ModelSet,
     reported_drained: bool,
     next_report: Instant,
 }
@@ -24,7 +24,7 @@ impl BacklogReporter {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             last_backlog: EngineBacklog::default(),
-            reported_down: false,
+            reported_models: ModelSet::default(),
             reported_drained: false,
             next_report: now,
         }
@@ -37,9 +37,9 @@ impl BacklogReporter {
         is_changed.then_some(self.next_report)
     }
 
-    /// Returns whether it is news that all endpoints are down, or that they no longer are.
-    pub(crate) fn is_outage_news(&mut self, all_down: bool) -> bool {
-        std::mem::replace(&mut self.reported_down, all_down) != all_down
+    /// Returns whether it is news that endpoints that are up serve these models, and no others.
+    pub(crate) fn is_models_news(&mut self, served: ModelSet) -> bool {
+        std::mem::replace(&mut self.reported_models, served) != served
     }
 
     /// Returns true the first time.

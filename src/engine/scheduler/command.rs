@@ -66,7 +66,7 @@ impl EngineCommand {
             }
             Self::DropRedundant(indexes) => {
                 let indexes: HashSet<u64> = indexes.into_iter().collect();
-                queue.remove_matching(|index| indexes.contains(&index));
+                queue.remove_matching(|_, index| indexes.contains(&index));
                 in_flight.drop_redundant(indexes);
             }
         }

@@ -75,7 +75,7 @@ impl<'a> CompletionHandler<'a> {
     pub(crate) fn on_completion(&mut self, completion: RequestCompletion, now: Instant) {
         match completion {
             RequestCompletion::Probe { endpoint, probe } => {
-                self.endpoints[endpoint].on_probe(&probe, &self.policy.model, now);
+                self.endpoints[endpoint].on_probe(&probe, &self.policy.models, now);
             }
             RequestCompletion::Load { endpoint, load } => {
                 self.endpoints[endpoint].on_load(load, now);
@@ -221,6 +221,7 @@ impl<'a> CompletionHandler<'a> {
             sequences: batch.permit_count(),
             concurrency_at_send: ended.concurrency_at_send,
             only_retries_left,
+            only_exhausted_left: self.policy.only_exhausted_left,
         };
         if let Some(message) = fault.schema_refusal().filter(|_| ended.carries_schema) {
             // Not the prompts' fault: they are sent without it.
@@ -244,6 +245,7 @@ impl<'a> CompletionHandler<'a> {
             answered_since_up: endpoint.answered_since_up(),
             ever_answered: endpoint.ever_answered(),
             only_retries_left: self.only_retries_left(),
+            only_exhausted_left: self.policy.only_exhausted_left,
             hit_tightened_timeout: ended.hit_tightened_timeout,
             max_tries: self.policy.max_tries,
         }

@@ -49,20 +49,18 @@ impl<'a> Dispatcher<'a> {
 
     /// Sends requests while there are permits and prompts, each to the endpoint whose window is used least.
     pub(crate) fn dispatch_requests(&mut self, since_start: Duration, now: Instant) {
-        let up_count = self.endpoints.up_count();
-        self.endpoints.update_all_down(up_count, now);
         if self.queue.is_empty() {
             return;
         }
         let mut open = self.endpoints.with_free_permits(now);
-        let max_bytes = MAX_BYTES_PER_ENDPOINT * up_count.max(1);
+        let max_bytes = MAX_BYTES_PER_ENDPOINT * self.endpoints.up_count().max(1);
         // (with nothing in flight there is no outcome to wait for)
         while (self.in_flight.is_empty()
             || (self.in_flight.content_bytes() < max_bytes
                 && !self.results.should_hold_requests(since_start)))
             && let Some(endpoint) = self.endpoints.emptiest_of(&open)
         {
-            let batch = self.next_batch_for(endpoint, up_count, now);
+            let batch = self.next_batch_for(endpoint, now);
             let is_served = batch.is_some();
             if let Some(batch) = batch {
                 self.launch_request(endpoint, batch, now);
@@ -73,11 +71,13 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    fn next_batch_for(&mut self, number: usize, up_count: usize, now: Instant) -> Option<Batch> {
-        let waiting = self.queue.len();
+    fn next_batch_for(&mut self, number: usize, now: Instant) -> Option<Batch> {
         let endpoint = &self.endpoints[number];
         let mut max_batch_size = endpoint.max_batch_size();
         if self.is_supply_exhausted {
+            // The prompts that the endpoint could answer, and the endpoints that could answer them.
+            let waiting = self.queue.waiting_for(endpoint.models());
+            let up_count = self.endpoints.up_count_for(endpoint.models()).max(1);
             if self.policy.batch_size == SizeMode::Auto {
                 // The last batches are small, so that they end together.
                 max_batch_size = max_batch_size.min((waiting / (4 * up_count)).max(1));
@@ -95,7 +95,8 @@ impl<'a> Dispatcher<'a> {
             max_batch_size,
             renders_locally: endpoint.renders_locally(),
             is_idle: endpoint.is_idle(),
-            has_alternatives: up_count > 1,
+            models: *endpoint.models(),
+            alternatives: *self.endpoints.served_twice(),
         })
     }
 
@@ -145,11 +146,12 @@ impl<'a> Dispatcher<'a> {
             }
             let Some(request) = self.in_flight.get_request(original) else { continue };
             // Elsewhere if there is another endpoint: the endpoint may hang, and not the request.
-            let is_alone = self.endpoints.healthy_count() < 2;
+            let model = request.batch().params().model_number;
+            let is_alone = self.endpoints.healthy_count(model) < 2;
             let current = request.endpoint();
-            let Some(&target) = idle.iter().find(|&&it| is_alone || it != current) else {
-                continue;
-            };
+            let serves = |it: usize| self.endpoints[it].models().contains(model);
+            let target = idle.iter().find(|&&it| serves(it) && (is_alone || it != current));
+            let Some(&target) = target else { continue };
             let (batch, elapsed) = (request.batch(), request.elapsed(now));
             for batch in hedge_candidates(batch, current, elapsed, target, self.endpoints) {
                 if batch.permit_count() > self.endpoints[target].free_permits(now) {

@@ -123,6 +123,7 @@ mod tests {
             input: PromptInput::Text("x".into()),
             images: Vec::new(),
             params: RequestParams::default(),
+            model: None,
             route: None,
             priority: 0,
             row: None,

@@ -1,8 +1,8 @@
 //! Answers that are not valid: the check of replies, and the consequences for a prompt.
 //!
-//! Owns both. The check runs on a thread beside the event loop, since a long answer and a large schema may take a while;
-//! the rules themselves are in `validation`. An invalid answer is asked for again up to `--retries` times: one that was
-//! cut with twice the room, one of a conversation with the reason, any other as it was, if it can come out otherwise.
+//! Owns both. The check runs on a thread beside the event loop, since a long answer and a large schema may take a
+//! while; the rules themselves are in `validation`. A prompt gets up to `--retries` answers: after one that was cut it
+//! is asked with twice the room, in a conversation with the reason, otherwise as it was, if it can come out otherwise.
 //! Nothing happens here: the [`NextTry`] is applied in `completion`.
 
 use std::{collections::HashMap, sync::Arc};
@@ -34,7 +34,10 @@ const MAX_REPEATED_CHARS: usize = 4_000;
 const MAX_REPEATED_SCHEMA: usize = 4_000;
 
 /// Checks the answers of a reply, without blocking the event loop.
-#[expect(clippy::disallowed_methods, reason = "engine owns tasks; the request's future awaits this one")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "engine owns tasks; the request's future awaits this one"
+)]
 pub(crate) async fn check_reply(
     reply: Result<ServerReply, RequestFault>,
     check: Option<Arc<AnswerCheck>>,
@@ -63,7 +66,8 @@ fn find_invalid(answers: &[Option<PromptAnswer>], check: &AnswerCheck) -> Invali
         answer.choices.iter().map(reason).collect()
     };
     let answers = answers.iter().enumerate();
-    let checked = answers.filter_map(|(position, answer)| Some((position, reasons(answer.as_ref()?))));
+    let checked =
+        answers.filter_map(|(position, answer)| Some((position, reasons(answer.as_ref()?))));
     checked.filter(|(_, reasons)| reasons.iter().any(Option::is_some)).collect()
 }
 
@@ -94,7 +98,10 @@ pub(crate) fn resolve_invalid(
     let (count, valid) = (tries.count(), tries.valid_count());
     if count >= policy.max_tries {
         let plural = if count == 1 { "" } else { "s" };
-        return fail(task, format!("no valid answer in {count} attempt{plural}; the last one: {reason}"));
+        return fail(
+            task,
+            format!("no valid answer in {count} attempt{plural}; the last one: {reason}"),
+        );
     }
     let mut next = (**params).clone();
     let sequences = policy.batch_params(task.prompt(), None).n;
@@ -113,13 +120,18 @@ pub(crate) fn resolve_invalid(
     {
         let added = [follow_up.answer.as_str(), &follow_up.message].concat();
         let limit = next.params.answer_limit();
-        if let Some(fitted) = policy.max_tokens_beside(limit, &task.prompt().input, &added) {
+        if let Some(fitted) =
+            policy.max_tokens_beside(next.model_number, limit, &task.prompt().input, &added)
+        {
             next.params.set_answer_limit(fitted);
         }
         next.allow_lists = false;
         task.invalid_tries_mut().set_follow_up(Some(follow_up));
     } else if is_greedy(params) {
-        return fail(task, format!("no valid answer, and temperature 0 gives the same again: {reason}"));
+        return fail(
+            task,
+            format!("no valid answer, and temperature 0 gives the same again: {reason}"),
+        );
     } else if let Some(seed) = params.params.get("seed").and_then(|seed| seed.parse::<i64>().ok()) {
         next.params.set("seed", seed.wrapping_add(1).to_string());
     }
@@ -133,7 +145,7 @@ fn fail(task: PromptTask, message: String) -> NextTry {
 /// Doubles the limit of the answer. Returns false if there is no more room.
 fn add_room(params: &mut BatchParams, policy: &EnginePolicy, task: &PromptTask) -> bool {
     let Some(limit) = params.params.answer_limit() else { return false };
-    let doubled = policy.doubled_max_tokens(limit, &task.prompt().input);
+    let doubled = policy.doubled_max_tokens(params.model_number, limit, &task.prompt().input);
     if let Some(doubled) = doubled {
         params.params.set_answer_limit(doubled);
     }
@@ -145,9 +157,14 @@ fn is_greedy(params: &BatchParams) -> bool {
     temperature == Some(0.0)
 }
 
-/// Returns the messages that continue the conversation; none where there is no conversation, or the model goes on with a
-/// message that was begun.
-fn follow_up(policy: &EnginePolicy, params: &BatchParams, answer: &str, reason: &str) -> Option<FollowUp> {
+/// Returns the messages that continue the conversation; none where there is no conversation, or the model goes on with
+/// a message that was begun.
+fn follow_up(
+    policy: &EnginePolicy,
+    params: &BatchParams,
+    answer: &str,
+    reason: &str,
+) -> Option<FollowUp> {
     let continues_message = params.params.get("continue_final_message") == Some("true");
     if params.route != Route::Chat || continues_message {
         return None;

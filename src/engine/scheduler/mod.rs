@@ -48,7 +48,7 @@ use super::{
     queue::TaskQueue,
 };
 use crate::{
-    domain::{Prompt, PromptResult, Tally},
+    domain::{FailureKind, ModelNumber, ModelSet, Prompt, PromptResult, Tally},
     endpoint::HttpClient,
 };
 use backlog::BacklogReporter;
@@ -190,6 +190,7 @@ impl Scheduler {
         self.observer.sample_if_due(&self.endpoints, now);
         self.queue.release_due(now);
         self.receive_available_prompts();
+        self.endpoints.update_served(now);
         if !self.results.is_paused() && !self.is_draining && !self.is_filling_batch(now) {
             let mut dispatcher = Dispatcher::new(
                 &self.policy,
@@ -271,7 +272,7 @@ impl Scheduler {
         let Self { supply, queue, in_flight, results, .. } = self;
         match command.apply(supply, queue, in_flight, results) {
             CommandEffect::Continue => {}
-            CommandEffect::ReturnUnsent => self.return_unsent(events),
+            CommandEffect::ReturnUnsent => self.return_unsent(|_| true, events),
             CommandEffect::Drain => self.is_draining = true,
             CommandEffect::Stop => return Some(EngineExit::Stopped),
         }
@@ -282,7 +283,7 @@ impl Scheduler {
     fn detect_suspend(&mut self, now: Instant) {
         if now - self.last_tick > SUSPEND_THRESHOLD {
             self.last_progress = now;
-            self.endpoints.restart_all_down(now);
+            self.endpoints.restart_unserved(now);
         }
         self.last_tick = now;
     }
@@ -311,9 +312,15 @@ impl Scheduler {
             return;
         }
         if let Some(failure) = prompt.image_failure().cloned() {
-            self.results.reject_prompt(prompt, failure);
+            self.results.reject_prompt(prompt, failure.kind, failure.message);
         } else if prompt.is_blank() {
-            self.results.reject_empty_prompt(prompt);
+            let message = "the prompt is empty: nothing was sent".into();
+            self.results.reject_prompt(prompt, FailureKind::EmptyPrompt, message);
+        } else if self.policy.model_number(&prompt).is_none() {
+            // The scan has seen every row, so the row is not the one that was scanned.
+            let name = prompt.model.as_deref().unwrap_or_default();
+            let message = format!("the row names the model {name:?}, which the job does not use");
+            self.results.reject_prompt(prompt, FailureKind::BadRow, message);
         } else {
             self.queue.add_prompt(prompt, &self.policy);
         }
@@ -379,19 +386,21 @@ impl Scheduler {
             tally: self.results.tally().clone(),
             in_flight: self.in_flight.sequences() as u64,
             endpoints_up: self.endpoints.up_count() as u64,
+            models_up: *self.endpoints.served(),
         }
     }
 
     /// Reports what is news: an outage or its end, prompts that are returned, the end of a drain, a small backlog.
     fn report_backlog(&mut self, events: &impl Fn(EngineEvent), now: Instant) {
-        if self.backlog_reporter.is_outage_news(self.endpoints.all_down_since().is_some()) {
+        if self.backlog_reporter.is_models_news(*self.endpoints.served()) {
             events(EngineEvent::Progress(self.current_progress()));
         }
-        if self.is_draining
-            || self.supply.has_revoked()
-            || self.return_deadline().is_some_and(|deadline| deadline <= now)
-        {
-            self.return_unsent(events);
+        if self.is_draining || self.supply.has_revoked() {
+            self.return_unsent(|_| true, events);
+        } else if self.return_deadline().is_some_and(|deadline| deadline <= now) {
+            let overdue: ModelSet =
+                self.unserved_waiting().filter(|&(_, due)| due <= now).map(|(it, _)| it).collect();
+            self.return_unsent(|model| overdue.contains(model), events);
         }
         if self.is_draining
             && self.in_flight.sequences() == 0
@@ -420,16 +429,28 @@ impl Scheduler {
         }
     }
 
-    /// Returns when other ranks should get the queued prompts, if no endpoint is up before.
+    /// Returns when other ranks should get queued prompts, if no endpoint that serves their model is up before.
     fn return_deadline(&self) -> Option<Instant> {
-        let wait = DOWN_RETURN_DELAY.min(self.policy.no_progress_timeout / 2);
-        let since = self.endpoints.all_down_since().filter(|_| !self.queue.is_empty())?;
-        Some(since + wait)
+        self.unserved_waiting().map(|(_, due)| due).min()
     }
 
-    /// Returns the prompts that are not in flight to the coordinator.
-    fn return_unsent(&mut self, events: &impl Fn(EngineEvent)) {
-        let mut indexes = self.queue.remove_matching(|_| true);
+    /// Returns the models of queued prompts that no endpoint that is up serves, and when other ranks should get them.
+    fn unserved_waiting(&self) -> impl Iterator<Item = (ModelNumber, Instant)> {
+        let wait = DOWN_RETURN_DELAY.min(self.policy.no_progress_timeout / 2);
+        let due = move |model| Some((model, self.endpoints.unserved_since(model)? + wait));
+        // The common case, in which all models are served, costs no look at each of them.
+        let are_served = self.queue.is_empty() || self.endpoints.serves_all();
+        let models = if are_served { ModelSet::default() } else { self.queue.waiting_models() };
+        models.members().into_iter().filter_map(due)
+    }
+
+    /// Returns the prompts of models that `matches` selects, as far as they are not in flight, to the coordinator.
+    fn return_unsent(
+        &mut self,
+        matches: impl Fn(ModelNumber) -> bool,
+        events: &impl Fn(EngineEvent),
+    ) {
+        let mut indexes = self.queue.remove_matching(|model, _| matches(model));
         self.supply.take_revoked(&mut indexes);
         if !indexes.is_empty() {
             events(EngineEvent::PromptsReturned(indexes));

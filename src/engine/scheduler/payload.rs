@@ -52,7 +52,10 @@ pub(crate) enum RequestCompletion {
 pub(crate) enum RequestPayload {
     Request(InferenceRequest),
     /// A conversation both ways, with the text that it is rendered to here.
-    Canary { params: Box<BatchParams>, text: String },
+    Canary {
+        params: Box<BatchParams>,
+        text: String,
+    },
 }
 
 /// The payload for a batch.
@@ -136,8 +139,7 @@ fn build_request(policy: &EnginePolicy, params: &BatchParams, batch: &Batch) -> 
         && let Some(follow_up) = task.invalid_tries().and_then(|tries| tries.follow_up())
     {
         let begun = messages_json(task.prompt(), system);
-        let conversation =
-            continue_conversation(&begun, &follow_up.answer, &follow_up.message);
+        let conversation = continue_conversation(&begun, &follow_up.answer, &follow_up.message);
         return InferenceRequest::from_conversation(params, &conversation);
     }
     InferenceRequest::new(params, batch.tasks().iter().map(PromptTask::prompt), system)
@@ -165,11 +167,10 @@ pub(crate) fn request_future(
     match payload {
         RequestPayload::Request(request) => {
             let params = batch.params().clone();
-            let (reply, abort_handle) =
-                abortable(async move {
-                    let reply = send_request(&client, &url, request, &params, timeout).await;
-                    check_reply(reply, check).await
-                });
+            let (reply, abort_handle) = abortable(async move {
+                let reply = send_request(&client, &url, request, &params, timeout).await;
+                check_reply(reply, check).await
+            });
             let future = Box::pin(async move {
                 match reply.await {
                     Ok(result) => RequestCompletion::Reply { id, result, canary: None },

@@ -35,18 +35,9 @@ impl ResultBuffer {
         self.fail_fast.filter_outcome(result, &mut self.pending);
     }
 
-    /// Fails a prompt that is not sent because it is empty.
-    pub(crate) fn reject_empty_prompt(&mut self, prompt: Prompt) {
-        let failure = PromptFailure {
-            kind: FailureKind::EmptyPrompt,
-            message: "the prompt is empty: nothing was sent".into(),
-            status: None,
-        };
-        self.reject_prompt(prompt, failure);
-    }
-
     /// Fails a prompt that is not sent.
-    pub(crate) fn reject_prompt(&mut self, prompt: Prompt, failure: PromptFailure) {
+    pub(crate) fn reject_prompt(&mut self, prompt: Prompt, kind: FailureKind, message: String) {
+        let failure = PromptFailure { kind, message, status: None };
         let outcome = Outcome::Failed(failure);
         self.push_result(PromptResult {
             prompt,

@@ -28,6 +28,8 @@ pub(crate) struct FaultContext {
     pub(crate) ever_answered: bool,
     /// Whether every prompt that is left was sent before.
     pub(crate) only_retries_left: bool,
+    /// Whether every prompt of the job has used up its tries in an earlier session.
+    pub(crate) only_exhausted_left: bool,
     /// Whether the request ran into a time limit that is tighter than the configured one.
     pub(crate) hit_tightened_timeout: bool,
     pub(crate) max_tries: u32,
@@ -108,9 +110,11 @@ pub(crate) fn retry(
     // A server that has answered nothing since it came up is not healthy, whatever it reports: its failures do not
     // count, unless the prompts were sent so often that they may be what breaks it. Where every prompt that is left has
     // failed before, a status counts as an answer: the prompts must not stay open for ever because no other prompt is
-    // left that could show whether the server is healthy.
+    // left that could show whether the server is healthy. Prompts that earlier sessions have tried in vain, and that are
+    // all that is left, cost a session no more than their tries.
     let speaks = status.is_some() && context.ever_answered && context.only_retries_left;
-    let counts = (context.answered_since_up || speaks) && !context.hit_tightened_timeout;
+    let counts = (context.answered_since_up || speaks || context.only_exhausted_left)
+        && !context.hit_tightened_timeout;
     for task in &mut tasks {
         let may_break_servers =
             task.attempts() >= max_tries.saturating_mul(UNHEALTHY_ATTEMPTS_FACTOR);

@@ -5,10 +5,13 @@
 //! elsewhere, is worth sending again: the first answer counts. Sending is the scheduler's; `hedging` keeps account of
 //! prompts that are in flight twice. Ranks go by the same rules among each other: see `ledger`.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use crate::{
-    domain::{PeerSpeed, SLOW_FACTOR},
+    domain::{ModelSet, PeerSpeed, SLOW_FACTOR},
     engine::endpoint_state::{EndpointPool, EndpointState},
 };
 
@@ -43,8 +46,9 @@ const MIN_STUCK_AGE: Duration = Duration::from_secs(1);
 /// The memory of the withholding rule.
 #[derive(Debug, Default)]
 pub(crate) struct TailGuard {
-    /// The number of prompts that were last withheld, and since when it has been this number.
-    withheld: Option<WithheldPrompts>,
+    /// The number of prompts that were last withheld from endpoints that serve these models, and since when it has been
+    /// this number.
+    withheld: BTreeMap<ModelSet, WithheldPrompts>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,10 +60,10 @@ struct WithheldPrompts {
 impl TailGuard {
     /// Returns whether prompts have been withheld from an endpoint in this run.
     pub(crate) fn is_withholding(&self) -> bool {
-        self.withheld.is_some()
+        !self.withheld.is_empty()
     }
 
-    /// Returns whether the last `waiting` prompts are better left to the other endpoints.
+    /// Returns whether the last `waiting` prompts for the endpoint's models are better left to the other endpoints.
     pub(crate) fn should_withhold_from(
         &mut self,
         endpoint: usize,
@@ -67,10 +71,12 @@ impl TailGuard {
         waiting: usize,
         now: Instant,
     ) -> bool {
+        let models = endpoints[endpoint].models();
         let peers: Vec<EndpointSpeed> = endpoints
             .iter()
             .enumerate()
             .filter(|(number, peer)| *number != endpoint && peer.is_healthy())
+            .filter(|(_, peer)| peer.models().intersects(models))
             .map(|(_, peer)| EndpointSpeed::of_endpoint(peer))
             .collect();
         let own = EndpointSpeed::of_endpoint(&endpoints[endpoint]);
@@ -78,12 +84,12 @@ impl TailGuard {
             return false;
         }
         // No longer than the others make progress: they may all be stuck.
-        match self.withheld {
+        match self.withheld.get(models).copied() {
             Some(WithheldPrompts { count, since }) if count == waiting => {
                 own.p50_latency.is_some_and(|p50| now - since < p50)
             }
             _ => {
-                self.withheld = Some(WithheldPrompts { count: waiting, since: now });
+                self.withheld.insert(*models, WithheldPrompts { count: waiting, since: now });
                 true
             }
         }

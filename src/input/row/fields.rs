@@ -259,13 +259,18 @@ fn routes_of(name: &str) -> Option<FieldRoutes> {
     Some(REQUEST_FIELDS[found].1)
 }
 
-/// Returns the use of a field at a row's top level.
-pub(crate) fn row_field_use(members: &JsonMembers<'_>, name: &str, json: &str) -> FieldUse {
+/// Returns the use of a field at a row's top level; `None` for data that the sink has no use for.
+pub(crate) fn row_field_use<S: FieldSink>(
+    members: &JsonMembers<'_>,
+    name: &str,
+    json: &str,
+    _: &S,
+) -> Option<FieldUse> {
     if is_request_field(name) {
         let is_parameter = !DATA_LIKE.contains(&name) || has_request_type(members, name, json);
-        return if is_parameter { FieldUse::Parameter } else { FieldUse::UnfitValue };
+        return Some(if is_parameter { FieldUse::Parameter } else { FieldUse::UnfitValue });
     }
-    unknown_field_use(name, json)
+    S::IS_ACTIVE.then(|| unknown_field_use(name, json))
 }
 
 /// Returns the use of a field inside `params` or a batch body, all of which is sent. `route` is the request's route, if
@@ -456,6 +461,14 @@ mod tests {
 
     use super::*;
 
+    struct Noted;
+
+    impl FieldSink for Noted {
+        const IS_ACTIVE: bool = true;
+
+        fn note_field(&mut self, _: FieldPlace, _: &str, _: FieldUse) {}
+    }
+
     fn doubt(place: FieldPlace, name: &str) -> Option<String> {
         describe_doubt(place, name, FieldUse::Unknown)
     }
@@ -587,7 +600,8 @@ mod tests {
     fn data_like_names_are_parameters_only_with_the_type_of_the_request() {
         let use_of = |row: &str, name: &str| {
             let members = JsonMembers::parse(row).unwrap();
-            row_field_use(&members, name, members.get(name).unwrap())
+            let sink = &mut Noted;
+            row_field_use(&members, name, members.get(name).unwrap(), sink).unwrap()
         };
         for (row, name) in [
             (r#"{"documents": [{"text": "x"}]}"#, "documents"),

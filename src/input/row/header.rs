@@ -1,34 +1,63 @@
-//! Table headers: the first line of a CSV or TSV file, with the column names.
+//! Table headers: the first record of a CSV or TSV file, which names or counts the columns.
 //!
-//! Owns the requirements on a header. Rows are parsed in `row/mod.rs`.
+//! Owns the requirements on a header and the names of columns without one. Rows are parsed in `row/mod.rs`.
 
 use super::{
     rules::{InputRules, leads_through},
     suggest::describe_missing_prompt,
 };
 use crate::input::{
-    InputFormat,
+    RowLayout,
     records::{InputRecord, split_fields},
 };
+
+/// Length in characters from which on a column name is more likely a value.
+const LONG_NAME: usize = 60;
 
 /// Parses the column names of a table.
 pub(crate) fn parse_header(
     record: &InputRecord<'_>,
-    format: InputFormat,
+    layout: RowLayout,
     rules: &InputRules,
 ) -> Result<Vec<String>, String> {
-    let text = std::str::from_utf8(record.bytes).map_err(|_| "the header is not UTF-8")?;
-    if !record.quotes_closed {
-        return Err("the header has a quote that is never closed".into());
+    let first = if layout.has_header { "the header" } else { "the first row" };
+    if let Some(fault) = record.fault {
+        return Err(format!("{first} is invalid: {fault}"));
     }
-    let columns: Vec<String> =
-        split_fields(text, format).iter().map(|name| name.trim().to_owned()).collect();
+    let text = std::str::from_utf8(record.bytes).map_err(|error| {
+        let at = error.valid_up_to() + 1;
+        format!("{first} is not UTF-8 at byte {at}{ENCODING_HINT}")
+    })?;
+    let fields = split_fields(text, layout, 0);
+    if !layout.has_header {
+        let columns: Vec<String> = (1..=fields.len()).map(|number| number.to_string()).collect();
+        return check_prompt_columns(&columns, rules).map(|()| columns);
+    }
+    let columns: Vec<String> = fields.iter().map(|name| name.trim().to_owned()).collect();
     let repeated = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name));
+    let no_header = no_header_hint(&columns);
     if let Some((_, name)) = repeated {
-        return Err(format!("the header has two columns named `{name}`"));
+        return Err(format!("the header has two columns named `{name}`{no_header}"));
     }
-    check_prompt_columns(&columns, rules)?;
+    check_prompt_columns(&columns, rules).map_err(|reason| reason + no_header)?;
     Ok(columns)
+}
+
+/// Hint for bytes that are not UTF-8.
+pub(crate) const ENCODING_HINT: &str =
+    "\nhint: if the file has another encoding, name it, as in --encoding windows-1252";
+
+/// Returns a hint on its own line if the first row looks like data.
+fn no_header_hint(columns: &[String]) -> &'static str {
+    let is_value = |name: &String| {
+        name.is_empty() || name.parse::<f64>().is_ok() || name.chars().count() > LONG_NAME
+    };
+    match columns.iter().any(is_value) {
+        true => {
+            "\nhint: if the file has no header line, pass --csv-header no; its columns are 1, 2, …"
+        }
+        false => "",
+    }
 }
 
 /// Checks that a table has a column for the prompt, if no template makes it.

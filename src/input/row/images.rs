@@ -10,7 +10,9 @@ use std::{
 };
 
 use super::object::RowInput;
-use crate::domain::raw_json::{JsonMembers, decode_string, encode_string, json_kind, list_elements};
+use crate::domain::raw_json::{
+    JsonMembers, decode_string, encode_string, json_kind, list_elements,
+};
 use crate::domain::{
     FailureKind, PromptFailure, PromptImage,
     image::{
@@ -192,7 +194,9 @@ impl<'a> RowImage<'a> {
         let with_name = |reason: String| format!("`{name}`: {reason}");
         match json_kind(json) {
             "null" => Ok(None),
-            "a string" => Self::from_text(decode_string(json).map_err(with_name)?).map_err(with_name),
+            "a string" => {
+                Self::from_text(decode_string(json).map_err(with_name)?).map_err(with_name)
+            }
             "an object" => {
                 let members = JsonMembers::parse(json).map_err(with_name)?;
                 Self::from_struct(&members).map_err(with_name)
@@ -372,7 +376,8 @@ mod tests {
     #[test]
     fn every_form_of_an_image_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
-        std::fs::write(folder.path().join("a b.gif"), b"GIF89a\x01\0\x01\0\0\0\0;").expect("written");
+        std::fs::write(folder.path().join("a b.gif"), b"GIF89a\x01\0\x01\0\0\0\0;")
+            .expect("written");
         let data = format!("data:image/gif;base64,{GIF}");
         let short = "<image/gif, 14 bytes>";
         let path = folder.path().join("a b.gif");
@@ -398,7 +403,13 @@ mod tests {
 
     #[test]
     fn a_null_is_no_image_and_anything_else_is_named_with_its_column() {
-        for row in [r#"{"i":null}"#, "{}", r#"{"i":""}"#, r#"{"i":[]}"#, r#"{"i":{"bytes":null,"path":null}}"#] {
+        for row in [
+            r#"{"i":null}"#,
+            "{}",
+            r#"{"i":""}"#,
+            r#"{"i":[]}"#,
+            r#"{"i":{"bytes":null,"path":null}}"#,
+        ] {
             assert_eq!(parse(row), Ok(vec![]), "{row}");
         }
         let pdf = format!(r#"{{"i":{{"bytes":"{}"}}}}"#, "JVBERi0xLjcK");
@@ -410,7 +421,10 @@ mod tests {
             (r#"{"i":7}"#, "`i` must be an image, found a number"),
             (r#"{"i":["a.png",null]}"#, "`i[1]` is null"),
             (r#"{"i":"s3://b/x.png"}"#, "`i`: s3:// URLs are not read"),
-            (r#"{"i":{"bytes":"R0lGODlhAQABAAAAAAAAAAAA*AAA"}}"#, "`i`: the bytes are not valid base64"),
+            (
+                r#"{"i":{"bytes":"R0lGODlhAQABAAAAAAAAAAAA*AAA"}}"#,
+                "`i`: the bytes are not valid base64",
+            ),
         ] {
             let error = parse(row).expect_err(row);
             assert!(error.starts_with(reason), "{row}: {error}");
@@ -444,8 +458,7 @@ mod tests {
     fn fields_of_a_table_may_be_lists() {
         let field = |text: &str| {
             let text = text.to_owned();
-            let images =
-                RowImages::from_fields(&["i".into()], |_| Some(Cow::Owned(text.clone())));
+            let images = RowImages::from_fields(&["i".into()], |_| Some(Cow::Owned(text.clone())));
             images.expect("images").column_labels(0)
         };
         assert_eq!(field("a.png"), ["a.png"]);

@@ -14,12 +14,13 @@ pub(crate) mod rules;
 pub(crate) mod suggest;
 pub(crate) mod template;
 
-use std::{borrow::Cow, fmt::Write as _, path::Path};
+use std::{borrow::Cow, fmt::Write as _, path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    InputFormat,
+    InputFormat, PartitionColumn, RowLayout,
+    partition::add_to_object,
     records::{InputRecord, split_fields},
 };
 use crate::domain::raw_json::{
@@ -42,11 +43,16 @@ use template::{ITEM_COLUMN, PromptTemplate, TemplateFillError};
 /// Beginning of the reason why a row is invalid that is not JSON at all.
 pub(crate) const NOT_JSON: &str = "not JSON";
 
+/// Beginning of the reason why a row is invalid that is not text.
+pub(crate) const NOT_UTF8: &str = "not UTF-8";
+
 /// Parser for the rows of one file.
 pub(crate) struct RowParser<'f> {
-    pub format: InputFormat,
+    pub layout: RowLayout,
     /// Column names of a table.
     pub columns: &'f [String],
+    /// Columns with one value for all rows of the file.
+    pub partition: &'f [PartitionColumn],
     pub template: Option<&'f PromptTemplate>,
     pub rules: &'f InputRules,
     /// Whether the file is an OpenAI batch file, in which other rows are invalid.
@@ -114,8 +120,15 @@ impl ParsedRow<'_> {
         ends && !self.options.continues_answer()
     }
 
-    /// Reads the row's images, whose paths are relative to `folder`, and returns the prompt.
-    pub(crate) fn into_prompt(self, index: u64, hash: RowHash, folder: &Path) -> Prompt {
+    /// Reads the row's images, whose paths are relative to `folder`, and returns the prompt at this index. `model` is the
+    /// row's model, unless it is ignored.
+    pub(crate) fn into_prompt(
+        self,
+        index: u64,
+        hash: RowHash,
+        model: Option<Arc<str>>,
+        folder: &Path,
+    ) -> Prompt {
         Prompt {
             index,
             id: self.id.map_or_else(|| PromptId::from_index(index), RowId::into_id),
@@ -126,6 +139,7 @@ impl ParsedRow<'_> {
             },
             images: self.images.load(folder),
             params: self.options.params,
+            model,
             route: self.route,
             priority: self.options.priority,
             row: self.whole_row,
@@ -204,23 +218,37 @@ impl RowParser<'_> {
         record: &InputRecord<'a>,
         sink: &mut impl FieldSink,
     ) -> Result<ParsedRow<'a>, RejectedRow> {
+        if let Some(fault) = record.fault {
+            return Err(self.reject_row(None, fault.to_string().into()));
+        }
         let text = std::str::from_utf8(record.bytes).map_err(|error| {
             self.reject_row(
                 None,
-                format!("not UTF-8 at byte {} of the row", error.valid_up_to() + 1).into(),
+                format!("{NOT_UTF8} at byte {} of the row", error.valid_up_to() + 1).into(),
             )
         })?;
-        match self.format {
+        let row = match self.layout.format {
             InputFormat::Text => {
                 self.parse_text(text.into()).map_err(|fault| self.reject_row(None, fault))
             }
             InputFormat::Jsonl | InputFormat::Parquet => self.parse_json(text.trim_ascii(), sink),
-            InputFormat::Csv | InputFormat::Tsv if !record.quotes_closed => {
-                Err(self.reject_row(None, "a quote that opens in this row is never closed".into()))
-            }
             InputFormat::Csv | InputFormat::Tsv => {
-                self.parse_table_record(split_fields(text, self.format), sink)
+                self.parse_table_record(split_fields(text, self.layout, self.columns.len()), sink)
             }
+        };
+        row.map(|row| self.add_partition(row))
+    }
+
+    /// Adds the columns that folders name to the row that is kept.
+    fn add_partition<'a>(&self, row: ParsedRow<'a>) -> ParsedRow<'a> {
+        match row.whole_row {
+            Some(object) if !self.partition.is_empty() => {
+                let names = JsonMembers::parse(&object).map(|members| members.member_names());
+                let names = names.unwrap_or_default();
+                let has = |name: &str| names.iter().any(|known| known == name);
+                ParsedRow { whole_row: Some(add_to_object(object, self.partition, has)), ..row }
+            }
+            whole_row => ParsedRow { whole_row, ..row },
         }
     }
 
@@ -290,7 +318,7 @@ impl RowParser<'_> {
 
     /// Whether a field decides what is sent, apart from the columns of the template, of which none may be null.
     fn is_needed(&self, name: &str) -> bool {
-        match (self.template, self.format) {
+        match (self.template, self.layout.format) {
             (Some(_), _) => name == "params",
             (None, InputFormat::Jsonl) if is_request_field(name) => true,
             _ => matches!(name, "params" | "body") || self.rules.uses_column(name),
@@ -311,7 +339,7 @@ impl RowParser<'_> {
             return Err(reject(describe_non_row(text).into()));
         }
         let members = JsonMembers::parse(text).map_err(|reason| reject(reason.into()))?;
-        let is_table = self.format == InputFormat::Parquet;
+        let is_table = self.layout.format == InputFormat::Parquet;
         let may_be_batch = self.template.is_none() && !is_table && !self.rules.names_columns();
         let is_batch = may_be_batch && (self.batch_file || is_openai_batch(&members));
         let name = match members.value("custom_id").filter(|_| is_batch) {
@@ -400,7 +428,9 @@ impl RowParser<'_> {
         sink: &mut impl FieldSink,
     ) -> Result<RowOptions<'a>, RowFault> {
         match members.value("params") {
-            Some(text) if self.format == InputFormat::Parquet && json_kind(text) == "a string" => {
+            Some(text)
+                if self.layout.format == InputFormat::Parquet && json_kind(text) == "a string" =>
+            {
                 let json = decode_string(text).map_err(|reason| format!("`params`: {reason}"))?;
                 let json = Some(json.trim()).filter(|json| !json.is_empty());
                 Ok(parse_options(json, sink)?.into_owned())
@@ -416,7 +446,7 @@ impl RowParser<'_> {
         images: &RowImages<'_>,
         sink: &mut impl FieldSink,
     ) -> Result<ParsedRow<'a>, RowFault> {
-        let is_table = self.format == InputFormat::Parquet;
+        let is_table = self.layout.format == InputFormat::Parquet;
         if !is_table && members.value("messages").is_some() && !self.is_used("messages") {
             return Err("the row has `messages`, which cannot be combined with a template".into());
         }
@@ -478,16 +508,16 @@ impl RowParser<'_> {
                 return Ok(Some(images.column_marks(column).into()));
             }
             match table_row.find_text(name)? {
-            // A table without any of these columns shows its whole row as an object, like a JSON row.
-            None if name == ITEM_COLUMN => Ok(["prompt", "text"]
-                .iter()
-                .find_map(|name| position(name).map(|at| Cow::Borrowed(values[at].as_ref())))
-                .or_else(|| Some(shown().into()))),
-            None => match item_path(name) {
-                Some(path) => table_row.find_text(path),
-                None => Ok(None),
-            },
-            value => Ok(value),
+                // A table without any of these columns shows its whole row as an object, like a JSON row.
+                None if name == ITEM_COLUMN => Ok(["prompt", "text"]
+                    .iter()
+                    .find_map(|name| position(name).map(|at| Cow::Borrowed(values[at].as_ref())))
+                    .or_else(|| Some(shown().into()))),
+                None => match item_path(name) {
+                    Some(path) => table_row.find_text(path),
+                    None => Ok(None),
+                },
+                value => Ok(value),
             }
         };
         let input = match self.fill_template(column).map_err(reject)? {
@@ -541,10 +571,18 @@ impl RowParser<'_> {
 
     /// Returns the columns of a row, and the paths into it, for suggestions.
     pub(crate) fn column_paths(&self, record: &InputRecord<'_>) -> ColumnNames {
-        let is_json = matches!(self.format, InputFormat::Jsonl | InputFormat::Parquet);
+        let mut names = self.own_column_paths(record);
+        let added = || self.partition.iter().map(|column| column.name.clone());
+        names.columns.extend(added());
+        names.paths.extend(added());
+        names
+    }
+
+    fn own_column_paths(&self, record: &InputRecord<'_>) -> ColumnNames {
+        let is_json = matches!(self.layout.format, InputFormat::Jsonl | InputFormat::Parquet);
         let text = std::str::from_utf8(record.bytes).unwrap_or_default().trim_ascii();
         if !is_json {
-            let columns = match self.format {
+            let columns = match self.layout.format {
                 InputFormat::Text => vec![ITEM_COLUMN.to_owned()],
                 _ => self.columns.to_vec(),
             };
@@ -565,13 +603,22 @@ impl RowParser<'_> {
     /// Fills the template with these columns. Returns `None` without a template.
     fn fill_template<'v>(
         &self,
-        column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
+        mut column: impl FnMut(&str) -> Result<Option<Cow<'v, str>>, String>,
     ) -> Result<Option<String>, RowFault> {
+        let column = |name: &str| match column(name)? {
+            None => Ok(self.partition_value(name).map(|value| Cow::Owned(value.to_owned()))),
+            value => Ok(value),
+        };
         let filled = self.template.map(|template| template.render(column)).transpose();
         filled.map_err(|error| match error {
             TemplateFillError::MissingColumns(missing) => RowFault::MissingColumns(missing),
             TemplateFillError::UnusableColumn(reason) => RowFault::Reason(reason),
         })
+    }
+
+    fn partition_value(&self, name: &str) -> Option<&str> {
+        let column = self.partition.iter().find(|column| column.name == name)?;
+        column.value.as_deref()
     }
 }
 

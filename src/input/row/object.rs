@@ -83,10 +83,11 @@ pub(crate) fn parse_object_row<'a>(
         if matches!(name, "id" | "params") || json == "null" || rules.uses_column(name) {
             continue;
         }
-        let field_use = row_field_use(members, name, json);
-        sink.note_field(FieldPlace::Row, name, field_use);
-        if field_use == FieldUse::Parameter {
-            options.put_field(name, json)?;
+        if let Some(field_use) = row_field_use(members, name, json, sink) {
+            sink.note_field(FieldPlace::Row, name, field_use);
+            if field_use == FieldUse::Parameter {
+                options.put_field(name, json)?;
+            }
         }
     }
     if let Some(params) = members.value("params") {

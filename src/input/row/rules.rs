@@ -6,10 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::template::PromptTemplate;
 use crate::domain::RequestParams;
+use crate::input::FileFormat;
 
 /// The user's choices for reading rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct InputRules {
+    /// How files are read before they are rows.
+    pub files: FileRules,
     /// Text of the prompt template, with `{{column}}`, `{{item}}` or `{item}`.
     pub template: Option<String>,
     /// Column or path of the prompt, if it is not `prompt`.
@@ -22,9 +25,7 @@ pub(crate) struct InputRules {
     pub image_columns: Vec<String>,
     /// Whether a prompt carries its whole row, for the answer to include it.
     pub keep_row: bool,
-    /// The run's model, if known. A row that names another one is an error …
-    pub model: Option<String>,
-    /// … unless the models that rows name are ignored.
+    /// Whether the models that rows name are ignored.
     pub ignore_row_model: bool,
     /// Whether invalid rows stop the run or fail alone.
     pub bad_rows: BadRowAction,
@@ -42,7 +43,7 @@ pub(crate) struct InputRules {
 impl InputRules {
     /// Returns the columns of the prompt and of the conversation. If one is named, the other is data unless it is named
     /// too.
-    pub(super) fn input_columns(&self) -> InputColumns<'_> {
+    pub(crate) fn input_columns(&self) -> InputColumns<'_> {
         match (self.prompt_column.as_deref(), self.messages_column.as_deref()) {
             (None, None) => InputColumns::DEFAULT,
             (prompt, messages) => InputColumns { prompt, messages },
@@ -109,6 +110,19 @@ impl InputRules {
             self.image_columns.sort_by_key(place);
         }
     }
+}
+
+/// The user's choices for reading files as rows; what is not chosen is recognised.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileRules {
+    /// Format of inputs whose extension does not tell it (`--input-format`).
+    pub format: Option<FileFormat>,
+    /// Byte between the fields of CSV (`--csv-delimiter`).
+    pub delimiter: Option<u8>,
+    /// Whether tables begin with their first row (`--csv-header no`).
+    pub has_no_header: bool,
+    /// Name of the encoding of text (`--encoding`).
+    pub encoding: Option<String>,
 }
 
 /// Action to take on invalid rows (`--bad-rows`).

@@ -14,20 +14,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     duplicate_ids::IdHashes,
+    row_models::RowModels,
     row_table::RowOffsets,
     sort_keys::SortKeysBuilder,
-    totals::{FileLine, PlaceholderCoverage, RowModels, RowTotals},
+    totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowTotals},
 };
 use crate::input::{
-    BadRow, BadRowAction, DuplicateIdAction, InputChunk, InputError, InputFormat, InputListing,
-    InputRules,
-    error::{InputLocation, MAX_LISTED},
+    BadRow, BadRowAction, DuplicateIdAction, InputChunk, InputError, InputListing, InputRules,
+    error::MAX_LISTED,
     files::ListedFile,
     fingerprint::HashingReader,
-    records::{RecordError, RecordReader},
-    row::{
-        ParsedRow, RejectedRow, RowParser, header::parse_header, suggest::suggest_image_column,
-    },
+    records::{LineTally, RecordReader},
+    row::{ParsedRow, RejectedRow, RowParser, header::parse_header, suggest::suggest_image_column},
     source::mtime_nanos,
 };
 
@@ -62,8 +60,6 @@ pub(crate) struct ChunkScan {
 pub(crate) enum ScanStop {
     OpenFailed(SystemError),
     ReadFailed(SystemError),
-    /// The row that begins in this line exceeds the limit.
-    RowTooLong(u64),
     Changed,
     InvalidHeader(String),
     InvalidTemplate(String),
@@ -118,27 +114,31 @@ impl ChunkScan {
         let hashed = HashingReader::new(opened, before, from..to, input.block);
         let buffer =
             usize::try_from(to - before).unwrap_or(READ_BUFFER_BYTES).min(READ_BUFFER_BYTES);
-        let mut records = RecordReader::new(hashed, before, listed.format, buffer).until_offset(to);
+        let mut records = RecordReader::new(hashed, before, listed.layout, buffer).until_offset(to);
         if from > 0 {
-            records.skip_line().map_err(ScanStop::from_record_error)?;
+            records.skip_line().map_err(ScanStop::from_read_error)?;
         }
         // A table is a single chunk, so its header is here.
-        if matches!(listed.format, InputFormat::Csv | InputFormat::Tsv) {
-            let header = |record| parse_header(&record, listed.format, rules);
-            let columns =
-                records.next_record().map_err(ScanStop::from_record_error)?.map(header).transpose();
-            self.columns = columns.map_err(ScanStop::InvalidHeader)?.unwrap_or_default();
-            let mut images = rules.image_columns.iter();
-            if let Some(name) = images.find(|name| !self.columns.contains(name)) {
-                let hint = suggest_image_column(name, &self.columns);
-                let what = format!("--image-column {name}: the table has no such column{hint}");
-                return Err(ScanStop::InvalidHeader(what));
+        let columns = match (listed.layout.format.is_table(), listed.layout.has_header) {
+            (false, _) => Vec::new(),
+            (true, true) => read_columns(&mut records, listed, rules)?,
+            (true, false) => {
+                let first = listed.open().map_err(ScanStop::from_open_error)?;
+                let mut first = RecordReader::new(first, 0, listed.layout, READ_BUFFER_BYTES);
+                read_columns(&mut first, listed, rules)?
             }
+        };
+        records.expect_fields(columns.len());
+        let mut images = rules.image_columns.iter().filter(|_| listed.layout.format.is_table());
+        if let Some(name) = images.find(|name| !columns.contains(name)) {
+            let hint = suggest_image_column(name, &columns);
+            let what = format!("--image-column {name}: the table has no such column{hint}");
+            return Err(ScanStop::InvalidHeader(what));
         }
-        let columns = std::mem::take(&mut self.columns);
         let parser = RowParser {
-            format: listed.format,
+            layout: listed.layout,
             columns: &columns,
+            partition: &listed.partition,
             template: template.as_ref(),
             rules,
             batch_file: listed.batch,
@@ -146,6 +146,9 @@ impl ChunkScan {
         self.read_rows(&mut records, &parser, rules)?;
         self.columns = columns;
         self.lines = records.line_count();
+        let in_file = |LineTally { count, first }| OccurrenceCount { count, first: (file, first) };
+        self.totals.blank_lines = in_file(records.blank_lines());
+        self.totals.ambiguous_quotes = in_file(records.ambiguous_quotes());
         let (file, read, blocks) = records.into_inner().finish();
         self.block_hashes = blocks;
         // Checked after the last row: an append during the scan would otherwise go unnoticed.
@@ -162,7 +165,7 @@ impl ChunkScan {
         parser: &RowParser<'_>,
         rules: &InputRules,
     ) -> Result<(), ScanStop> {
-        while let Some(record) = records.next_record().map_err(ScanStop::from_record_error)? {
+        while let Some(record) = records.next_record().map_err(ScanStop::from_read_error)? {
             let index = self.row_offsets.row_count();
             let at = (self.chunk.file, record.line);
             self.row_offsets.push(record.offset, record.line);
@@ -186,9 +189,8 @@ impl ChunkScan {
         if let Some(name) = &row.id {
             self.add_id(&name.text, index, rules);
         }
-        if let (Some(model), false) = (&row.options.model, rules.ignore_row_model) {
-            self.models.add_model(model, at, rules.model.as_deref());
-        }
+        let model = row.options.model.as_deref().filter(|_| !rules.ignore_row_model);
+        self.models.add_row(model, at);
         let defaults = match row.route {
             Some(_) => &rules.batch_row_defaults,
             None => &rules.defaults,
@@ -211,6 +213,7 @@ impl ChunkScan {
             self.add_id(&name, index, rules);
         }
         self.keys.add_bad_row();
+        self.models.add_bad_row();
         self.bad_count += 1;
         // If bad rows stop the run, only those that will be listed are kept.
         if rules.bad_rows == BadRowAction::Fail || self.bad_rows.len() < MAX_LISTED {
@@ -223,6 +226,18 @@ impl ChunkScan {
             self.ids.add_id(text, index);
         }
     }
+}
+
+/// Reads the column names of a table from its first record.
+fn read_columns(
+    records: &mut RecordReader<impl io::Read>,
+    listed: &ListedFile,
+    rules: &InputRules,
+) -> Result<Vec<String>, ScanStop> {
+    let columns = |record| parse_header(&record, listed.layout, rules);
+    let first = records.next_record().map_err(ScanStop::from_read_error)?;
+    let columns = first.map(columns).transpose().map_err(ScanStop::InvalidHeader)?;
+    Ok(columns.unwrap_or_default())
 }
 
 fn is_unchanged(file: &File, listed: &ListedFile) -> io::Result<bool> {
@@ -238,19 +253,12 @@ impl ScanStop {
         }
     }
 
-    fn from_read_error(error: io::Error) -> Self {
+    pub(crate) fn from_read_error(error: io::Error) -> Self {
         Self::ReadFailed(error.into())
     }
 
-    pub(crate) fn from_record_error(error: RecordError) -> Self {
-        match error {
-            RecordError::Io(error) => Self::from_read_error(error),
-            RecordError::TooLong(line) => Self::RowTooLong(line),
-        }
-    }
-
-    /// Converts this to an error of the file. `lines` is the number of lines before the chunk.
-    pub(crate) fn into_input_error(self, file: &ListedFile, lines: u64) -> InputError {
+    /// Converts this to an error of the file.
+    pub(crate) fn into_input_error(self, file: &ListedFile) -> InputError {
         let path = file.name.clone();
         match self {
             Self::OpenFailed(source) => {
@@ -262,18 +270,6 @@ impl ScanStop {
             Self::Changed => InputError::Changed { path },
             Self::InvalidHeader(what) => InputError::InvalidHeader { path, what },
             Self::InvalidTemplate(what) => InputError::InvalidTemplate(what),
-            Self::RowTooLong(line) => {
-                let hint = match file.format {
-                    InputFormat::Csv | InputFormat::Tsv => "look for a quote that is never closed",
-                    InputFormat::Jsonl | InputFormat::Text | InputFormat::Parquet => {
-                        "a row must be on one line; is the file one large JSON value?"
-                    }
-                };
-                InputError::RowTooLong {
-                    location: InputLocation { file: path, line: lines + line },
-                    hint,
-                }
-            }
         }
     }
 }

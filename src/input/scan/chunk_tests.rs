@@ -35,7 +35,7 @@ fn describe_scan(scanned: &ScannedInput) -> String {
         row_params,
         answer_tokens,
         unlimited_rows,
-        row_model,
+        models,
         notes,
         bad_rows: bad,
     } = scanned;
@@ -46,8 +46,11 @@ fn describe_scan(scanned: &ScannedInput) -> String {
     let all: Vec<_> = keys.iter_keys().collect();
     let priorities: Vec<_> = (0..source.rows).map(|row| keys.row_priority(row)).collect();
     let order = keys.work_order(source.rows, |_| true);
+    let is_good = |row: &u64| all[*row as usize].class.is_some();
+    let numbers = (0..source.rows).filter(is_good).map(|row| models.number_of_row(row));
+    let models = (models.named().to_vec(), numbers.collect::<Vec<_>>());
     format!(
-        "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_params:?}\n{answer_tokens} {unlimited_rows}\n{row_model:?}\n{notes:?}\n{bad:?}"
+        "{source:#?}\n{rows:?}\n{all:?}\n{priorities:?}\n{order:?}\n{first:?}\n{data:?}\n{row_params:?}\n{answer_tokens} {unlimited_rows}\n{models:?}\n{notes:?}\n{bad:?}"
     )
 }
 
@@ -79,27 +82,24 @@ fn any_rules() -> impl Strategy<Value = InputRules> {
         1 => Just(Some("{{prompt}}".to_owned())),
         1 => Just(Some("{{nobody}} {item}".to_owned())),
     ];
-    let model = prop::option::weighted(0.3, Just("m".to_owned()));
     let fail = prop::bool::weighted(0.7);
     let keep = prop::bool::weighted(0.7);
-    (template, model, fail, keep, any::<bool>()).prop_map(
-        |(template, model, fail, keep, ignore_row_model)| InputRules {
+    (template, fail, keep, any::<bool>()).prop_map(|(template, fail, keep, ignore_row_model)| {
+        InputRules {
             template,
-            model,
             ignore_row_model,
             bad_rows: if fail { BadRowAction::Fail } else { BadRowAction::Stop },
             duplicate_ids: if keep { DuplicateIdAction::Keep } else { DuplicateIdAction::Refuse },
             ..InputRules::default()
-        },
-    )
+        }
+    })
 }
 
 fn listing_of(folder: &Path, files: &[(&str, &str)], block: u64) -> InputListing {
     let write = |&(name, text): &(&str, &str)| {
         let path = folder.join(name);
         fs::write(&path, text).unwrap();
-        let format = format_of(&path).unwrap();
-        InputFile::new(path, format)
+        InputFile::new(path.clone(), tests::layout_of(&path))
     };
     let files: Vec<_> = files.iter().map(write).collect();
     InputListing { block, ..InputListing::new(&files).unwrap() }
@@ -112,7 +112,7 @@ proptest! {
     fn any_partition_into_chunks_gives_the_result_of_one_chunk(
         rows in prop::collection::vec(any_row(), 0..40),
         more in prop::collection::vec(any_row(), 0..20),
-        end in prop_oneof![Just("\n"), Just("\r\n")],
+        end in prop_oneof![Just("\n"), Just("\r\n"), Just("\r")],
         mark: bool,
         torn: bool,
         rules in any_rules(),
@@ -124,7 +124,10 @@ proptest! {
         if !torn { text.push_str(end); }
         let table = format!("prompt,id{end}a,1{end}\"b\nc\",2{end}");
         let more = more.join(end);
-        let files = [("a.jsonl", text.as_str()), ("b.csv", &table), ("c.txt", &more), ("d.jsonl", "")];
+        let tabs = format!("prompt\tid{end}\"a\t1{end}\"b{end}c\"\t2{end}{end}\"d{end}");
+        let files = [
+            ("a.jsonl", text.as_str()), ("b.csv", &table), ("c.txt", &more), ("d.jsonl", ""), ("e.tsv", &tabs),
+        ];
         let folder = tempfile::tempdir().unwrap();
         let input = listing_of(folder.path(), &files, block);
         let whole = scan_in_chunks(&input, &rules, u64::MAX / 2);
@@ -172,7 +175,9 @@ fn chunks_are_multiples_of_blocks_and_tables_are_one_chunk() {
     let file = |name: &str, size| files::ListedFile {
         path: name.into(),
         name: name.into(),
-        format: format_of(Path::new(name)).unwrap(),
+        layout: tests::layout_of(Path::new(name)),
+        unit: RowUnit::Line,
+        partition: Vec::new(),
         size,
         mtime: 0,
         batch: false,

@@ -1,7 +1,6 @@
 //! The scan: one pass over the input before any prompt is sent. It rejects invalid rows and records where rows lie.
 //!
-//! Owns everything that concerns all rows together: duplicate ids, a single model, placeholders that no row has, the
-//! fingerprint. The pass itself runs chunk by chunk (`chunk_scan`), on this rank or on others; chunks are merged in
+//! Owns everything that concerns all rows together: duplicate ids, placeholders that no row has, the fingerprint. The pass itself runs chunk by chunk (`chunk_scan`), on this rank or on others; chunks are merged in
 //! order, so that the result does not depend on how the input was cut. Memory is 9 bytes per row, 16 more for a row
 //! with an id, and 5 to 13 for a long one.
 
@@ -12,6 +11,7 @@ pub(crate) mod duplicate_ids;
 pub(crate) mod field_census;
 pub(crate) mod prefix_groups;
 pub(crate) mod row_hashes;
+pub(crate) mod row_models;
 pub(crate) mod row_table;
 pub(crate) mod sort_keys;
 pub(crate) mod totals;
@@ -20,9 +20,8 @@ pub(crate) mod work_order;
 pub(crate) mod work_order_tests;
 
 use super::{
-    BadRowAction, BadRowLocation, ChunkScan, DuplicateId, FileCompression, InputChunk, InputError,
-    InputFile, InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile,
-    UnknownFieldAction,
+    BadRowAction, BadRowLocation, ChunkScan, DuplicateId, InputChunk, InputError, InputFile,
+    InputListing, InputLocation, InputRules, InputSource, RowTable, SourceFile, UnknownFieldAction,
     error::{BadRow, MAX_LISTED, MissingPrompt, count_rows},
     files::ListedFile,
     fingerprint::{FingerprintHasher, combine_fingerprints, hash_ends},
@@ -40,8 +39,9 @@ use crate::domain::{Prompt, raw_json::JsonMembers};
 use chunk_scan::ScanStop;
 use duplicate_ids::IdHashes;
 use row_hashes::RowHasher;
+use row_models::{MAX_ROW_MODELS, RowModels};
 use sort_keys::{SortKeys, SortKeysBuilder};
-use totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowModels, RowTotals};
+use totals::{FileLine, OccurrenceCount, PlaceholderCoverage, RowTotals};
 
 /// Result of the scan of all files.
 #[derive(Debug)]
@@ -62,8 +62,8 @@ pub(crate) struct ScannedInput {
     pub answer_tokens: u64,
     /// Number of rows whose answers have no limit.
     pub unlimited_rows: u64,
-    /// The model that rows name; `None` if no row names one or row models are ignored.
-    pub row_model: Option<String>,
+    /// The models that rows name, and which row names which, kept by rank 0; none if row models are ignored.
+    pub models: RowModels,
     /// Notes for the log, such as ignored parameters.
     pub notes: Vec<String>,
     /// With [`BadRowAction::Fail`]: the invalid rows, which are failed outcomes from the start.
@@ -152,9 +152,8 @@ impl<'i> InputScan<'i> {
             self.columns = scanned.columns;
             self.lines = 0;
         }
-        // Only now is the number of lines before the chunk known, so only now can its error name a line.
         if let Some(stop) = scanned.stop {
-            return Err(stop.into_input_error(file, self.lines));
+            return Err(stop.into_input_error(file));
         }
         let (rows, lines) = (self.table.row_count(), self.lines);
         self.fingerprint.add_blocks(&scanned.block_hashes);
@@ -164,7 +163,7 @@ impl<'i> InputScan<'i> {
         self.ids.append_chunk(scanned.ids, rows);
         self.keys.append_chunk(scanned.keys);
         self.coverage.append_chunk(scanned.coverage);
-        self.models.append_chunk(scanned.models, lines, self.rules.model.as_deref());
+        self.models.append_chunk(scanned.models, lines);
         self.totals.append_chunk(scanned.totals, lines);
         self.bad_count += scanned.bad_count;
         let capacity = match self.rules.bad_rows {
@@ -188,8 +187,8 @@ impl<'i> InputScan<'i> {
             folder: original_folder(file),
             size,
             mtime: file.mtime,
-            format: file.format,
-            packing: FileCompression::Plain,
+            layout: file.layout,
+            partition: file.partition.clone(),
             fingerprint: std::mem::take(&mut self.fingerprint).finish(),
             ends_hash: ends,
             rows: self.table.row_count() - self.first_row,
@@ -217,7 +216,9 @@ impl<'i> InputScan<'i> {
         let rows = self.table.row_count();
         let source = InputSource {
             fingerprint: combine_fingerprints(
-                self.files.iter().map(|file| (file.format, file.fingerprint.as_str())),
+                self.files
+                    .iter()
+                    .map(|file| (file.layout, &*file.partition, file.fingerprint.as_str())),
             ),
             files: self.files,
             rows,
@@ -227,6 +228,8 @@ impl<'i> InputScan<'i> {
             openai_batch: self.totals.batch_rows > 0
                 && self.totals.batch_rows + self.bad_count == rows,
             longest_row: self.totals.longest_row,
+            models: self.models.named().iter().map(|model| model.name.clone()).collect(),
+            any_unnamed: self.models.any_unnamed(),
         };
         Ok(ScannedInput {
             source,
@@ -237,7 +240,7 @@ impl<'i> InputScan<'i> {
             row_params: self.totals.fields.parameter_counts(),
             answer_tokens: self.totals.answer_tokens,
             unlimited_rows: self.totals.unlimited,
-            row_model: self.models.first_named.map(|(model, _)| model),
+            models: self.models,
             notes,
             bad_rows: self.bad_rows,
         })
@@ -252,9 +255,11 @@ impl<'i> InputScan<'i> {
                       record: &InputRecord<'_>,
                       row: Result<ParsedRow<'_>, RejectedRow>| {
             let row = row.ok()?;
-            let hash =
-                RowHasher::new(parser.format, parser.columns).hash_record(record, row.id.is_some());
-            Some(row.into_prompt(index, hash, &folder))
+            let hash = RowHasher::new(parser.layout, parser.columns, parser.partition)
+                .hash_record(record, row.id.is_some());
+            let model = row.options.model.as_deref().filter(|_| !self.rules.ignore_row_model);
+            let model = model.map(Into::into);
+            Some(row.into_prompt(index, hash, model, &folder))
         };
         Ok(self.reread_row(index, prompt)?.flatten())
     }
@@ -276,9 +281,10 @@ impl<'i> InputScan<'i> {
         let columns = self.rules.image_columns.iter().enumerate();
         let mut missing = columns.filter(|&(at, _)| !self.totals.has_images(at));
         let Some((_, name)) = missing.next() else { return Ok(()) };
-        let names = |_: &RowParser<'_>,
-                     record: &InputRecord<'_>,
-                     _: Result<ParsedRow<'_>, RejectedRow>| record_columns(record.bytes);
+        let names =
+            |_: &RowParser<'_>, record: &InputRecord<'_>, _: Result<ParsedRow<'_>, RejectedRow>| {
+                record_columns(record.bytes)
+            };
         let columns = self.reread_row(0, names)?.unwrap_or_default();
         // Its values may all be null or invalid; then the rows have their own messages.
         if self.table.row_count() == 0 || columns.is_empty() || columns.contains(name) {
@@ -341,25 +347,14 @@ impl<'i> InputScan<'i> {
     }
 
     fn check_models(&self) -> Result<(), InputError> {
-        let RowModels { first_named, mismatches, mismatched_model } = &self.models;
-        if mismatches.count == 0 {
-            return Ok(());
-        }
-        let location = self.line_location(mismatches.first);
-        Err(match (&self.rules.model, first_named) {
-            (None, Some((model, at))) => InputError::MixedModels {
-                first: self.line_location(*at),
+        match self.models.surplus() {
+            None => Ok(()),
+            Some((model, at)) => Err(InputError::TooManyModels {
+                location: self.line_location(*at),
                 model: model.clone(),
-                second: location,
-                other: mismatched_model.clone(),
-            },
-            (model, _) => InputError::ModelMismatch {
-                location,
-                named: mismatched_model.clone(),
-                model: model.clone().unwrap_or_default(),
-                count: mismatches.count,
-            },
-        })
+                limit: MAX_ROW_MODELS,
+            }),
+        }
     }
 
     fn check_ids(&mut self) -> Result<(), InputError> {
@@ -417,13 +412,15 @@ impl<'i> InputScan<'i> {
         };
         file.seek(SeekFrom::Start(range.offset)).map_err(io)?;
         let mut records =
-            RecordReader::new(file.take(range.bytes), range.offset, scanned.format, 1 << 12);
+            RecordReader::new(file.take(range.bytes), range.offset, scanned.layout, 1 << 12)
+                .with_fields(scanned.columns.len());
         let record = records
             .next_record()
-            .map_err(|error| ScanStop::from_record_error(error).into_input_error(listed, 0))?;
+            .map_err(|error| ScanStop::from_read_error(error).into_input_error(listed))?;
         let parser = RowParser {
-            format: scanned.format,
+            layout: scanned.layout,
             columns: &scanned.columns,
+            partition: &scanned.partition,
             template: self.template.as_ref(),
             rules: self.rules,
             batch_file: scanned.batch,
@@ -441,13 +438,29 @@ impl<'i> InputScan<'i> {
     }
 
     fn line_location(&self, (file, line): FileLine) -> InputLocation {
-        let name = self.input.files.get(file as usize).map(|file| file.name.clone());
-        InputLocation { file: name.unwrap_or_default(), line }
+        let file = self.input.files.get(file as usize);
+        let (file, unit) = file.map(|file| (file.name.clone(), file.unit)).unwrap_or_default();
+        InputLocation { file, line, unit }
+    }
+
+    fn note_blank_lines(&self) -> Option<String> {
+        let OccurrenceCount { count, first } = self.totals.blank_lines;
+        let lines = if count == 1 { "blank line" } else { "blank lines" };
+        let first = self.line_location(first);
+        (count > 0).then(|| format!("{count} {lines} skipped (first: {first})"))
     }
 
     fn collect_notes(&self) -> Vec<String> {
-        let RowTotals { streams, empty, surrogates, not_numbers, final_answers, fields, .. } =
-            &self.totals;
+        let RowTotals {
+            streams,
+            empty,
+            surrogates,
+            not_numbers,
+            final_answers,
+            fields,
+            ambiguous_quotes,
+            ..
+        } = &self.totals;
         let note = |seen: &OccurrenceCount, what: &str| {
             let (rows, location) = (count_rows(seen.count), self.line_location(seen.first));
             (seen.count > 0).then(|| format!("{what} ({rows}, first: {location})"))
@@ -457,6 +470,11 @@ impl<'i> InputScan<'i> {
             note(empty, "empty prompts, counted as failed"),
             note(surrogates, "halves of surrogate pairs read as U+FFFD"),
             note(not_numbers, "NaN or Infinity read as null"),
+            note(
+                ambiguous_quotes,
+                "quotes read as letters, although a quoted text of several lines may begin there",
+            ),
+            self.note_blank_lines(),
             note(
                 final_answers,
                 "conversations end with an assistant message and are sent so; --drop-final-answer leaves it out, \

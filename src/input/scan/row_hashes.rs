@@ -8,8 +8,9 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::domain::RowHash;
 use crate::input::{
-    InputError, InputFormat, InputSource, SourceFile,
-    records::{InputRecord, RecordError, RecordReader},
+    InputError, InputSource, PartitionColumn, RowLayout, SourceFile,
+    fingerprint::describe_partition,
+    records::{InputRecord, RecordReader},
 };
 
 const READ_BUFFER_BYTES: usize = 1 << 20;
@@ -21,13 +22,18 @@ pub(crate) struct RowHasher {
 
 impl RowHasher {
     pub(crate) fn for_file(file: &SourceFile) -> Self {
-        Self::new(file.format, &file.columns)
+        Self::new(file.layout, &file.columns, &file.partition)
     }
 
-    pub(crate) fn new(format: InputFormat, columns: &[String]) -> Self {
+    pub(crate) fn new(
+        layout: RowLayout,
+        columns: &[String],
+        partition: &[PartitionColumn],
+    ) -> Self {
         // Names are hashed with their lengths, since a name may contain any separator.
         let names = columns.iter().map(|name| format!("{} {name}\n", name.len()));
-        let kind = format!("{format:?}\n{}", names.collect::<String>());
+        let names = names.collect::<String>();
+        let kind = format!("{}\n{names}{}", layout.hashed_name(), describe_partition(partition));
         Self { seed: xxh3_64(kind.as_bytes()) }
     }
 
@@ -44,17 +50,15 @@ pub(crate) fn hash_rows(source: &InputSource, mut each: impl FnMut(u64)) -> Resu
     for file in &source.files {
         let hasher = RowHasher::for_file(file);
         let changed = || InputError::Changed { path: file.path.clone() };
-        let to_error = |error| match error {
-            RecordError::Io(source) => {
-                let path = file.path.clone();
-                InputError::Io { action: "cannot read again", path, source }
-            }
-            RecordError::TooLong(_) => changed(),
+        let to_error = |source| {
+            let path = file.path.clone();
+            InputError::Io { action: "cannot read again", path, source }
         };
-        let mut records = RecordReader::new(file.open()?, 0, file.format, READ_BUFFER_BYTES);
-        if matches!(file.format, InputFormat::Csv | InputFormat::Tsv) {
+        let mut records = RecordReader::new(file.open()?, 0, file.layout, READ_BUFFER_BYTES);
+        if file.layout.format.is_table() && file.layout.has_header {
             records.next_record().map_err(to_error)?;
         }
+        records.expect_fields(file.columns.len());
         let mut rows = 0;
         while let Some(record) = records.next_record().map_err(to_error)? {
             rows += 1;
@@ -79,8 +83,7 @@ mod tests {
         let file = |(name, text): &(&str, &str)| {
             let path = folder.path().join(name);
             std::fs::write(&path, text).expect("written");
-            let format = crate::input::format_of(&path).expect("a format");
-            InputFile::new(path, format)
+            InputFile::new(path.clone(), crate::input::tests::layout_of(&path))
         };
         let files: Vec<_> = files.iter().map(file).collect();
         let scanned = scan_files(&files, &InputRules::default()).expect("good rows");

@@ -75,12 +75,17 @@ impl RowTable {
         file.seek(SeekFrom::Start(from))?;
         let mut between = vec![0; 1 << 16];
         let mut file = file.take(range.offset - from);
+        let mut after_cr = false;
         loop {
             let read = file.read(&mut between)?;
             if read == 0 {
                 return Ok((range.file, line));
             }
-            line += between[..read].iter().filter(|&&byte| byte == b'\n').count() as u64;
+            for &byte in &between[..read] {
+                // The LF of a CRLF ends no other line.
+                line += u64::from(byte == b'\r' || (byte == b'\n' && !after_cr));
+                after_cr = byte == b'\r';
+            }
         }
     }
 

@@ -34,6 +34,10 @@ pub(crate) struct RowTotals {
     pub fields: FieldCensus,
     /// Image columns, by number, in which some row has a value.
     images_in: Vec<usize>,
+    /// Lines without a row.
+    pub blank_lines: OccurrenceCount,
+    /// Lines whose quotes were taken as letters, although they could begin a text of several lines.
+    pub ambiguous_quotes: OccurrenceCount,
 }
 
 /// Number of occurrences, with the position of the first.
@@ -41,14 +45,6 @@ pub(crate) struct RowTotals {
 pub(crate) struct OccurrenceCount {
     pub count: u64,
     pub first: FileLine,
-}
-
-/// The models that rows name.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub(crate) struct RowModels {
-    pub first_named: Option<(String, FileLine)>,
-    pub mismatches: OccurrenceCount,
-    pub mismatched_model: String,
 }
 
 /// The template's placeholders for which some row had a column.
@@ -128,6 +124,8 @@ impl RowTotals {
         self.not_numbers.append_chunk(other.not_numbers, lines);
         self.final_answers.append_chunk(other.final_answers, lines);
         self.fields.append_chunk(other.fields, lines);
+        self.blank_lines.append_chunk(other.blank_lines, lines);
+        self.ambiguous_quotes.append_chunk(other.ambiguous_quotes, lines);
     }
 }
 
@@ -144,47 +142,6 @@ impl OccurrenceCount {
             self.first = (other.first.0, other.first.1 + lines);
         }
         self.count += other.count;
-    }
-}
-
-impl RowModels {
-    pub(crate) fn add_model(&mut self, model: &str, at: FileLine, job: Option<&str>) {
-        if self.first_named.is_none() {
-            self.first_named = Some((model.to_owned(), at));
-        }
-        let expected = job.or(self.first_named.as_ref().map(|(named, _)| named.as_str()));
-        if expected != Some(model) {
-            if self.mismatches.count == 0 {
-                model.clone_into(&mut self.mismatched_model);
-            }
-            self.mismatches.record_at(at);
-        }
-    }
-
-    /// Adds the models of the next chunk, which has `lines` lines before it.
-    pub(crate) fn append_chunk(&mut self, other: Self, lines: u64, job: Option<&str>) {
-        let Some((model, (file, line))) = other.first_named else { return };
-        let at = (file, line + lines);
-        let Some((named, _)) = &self.first_named else {
-            self.first_named = Some((model, at));
-            self.mismatched_model = other.mismatched_model;
-            self.mismatches.append_chunk(other.mismatches, lines);
-            return;
-        };
-        let before = self.mismatches.count;
-        // The chunk compared its rows with its own first model. Here, that model may itself be a mismatch.
-        if job.is_none() && *named != model {
-            self.mismatches.record_at(at);
-            self.mismatches.count += other.mismatches.count;
-            if before == 0 {
-                self.mismatched_model = model;
-            }
-        } else {
-            if before == 0 {
-                self.mismatched_model = other.mismatched_model;
-            }
-            self.mismatches.append_chunk(other.mismatches, lines);
-        }
     }
 }
 

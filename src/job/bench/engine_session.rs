@@ -12,7 +12,7 @@ use std::{
 use crate::job::setup::{engine_policy::engine_policy, run_plan::ModelSelection};
 use crate::{
     bench::BenchMeasurement,
-    domain::{EndpointStatus, ProbeResult, Prompt, PromptResult},
+    domain::{EndpointStatus, ModelSet, ProbeResult, Prompt, PromptResult},
     engine::{self, Endpoint, EngineCommand, EngineEvent, EngineExit, EngineHandle, EngineSetup},
     metrics::timeline::TimelineSlot,
     settings::{ApiKey, HumanDuration, Settings, UsageMode},
@@ -67,6 +67,7 @@ impl EngineSession {
                 Some(Endpoint {
                     url: status.url,
                     ready_routes: Some(info.routes),
+                    models: ModelSet::of_model(0), // a benchmark has one model
                     timeline_row: TimelineSlot::default(),
                 })
             }

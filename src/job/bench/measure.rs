@@ -126,7 +126,7 @@ impl BenchContext {
         let input = root_result(comm, input)?;
         let deadline = Deadline::agree_on(comm, &context, started)?;
         let servers = start_servers(comm, &context, supervisor, Path::new(BENCH_LOG_FOLDER))?;
-        let own_endpoints = wait_for_endpoints(comm, &context, &servers, deadline)?;
+        let own_endpoints = wait_for_endpoints(comm, &context, &servers, deadline, &[])?;
         let own_endpoints = servers.without_given_up(own_endpoints);
         let all_endpoints = comm.gather_values(&own_endpoints)?;
         let minimum = context.settings.min_endpoints;
@@ -194,13 +194,22 @@ impl BenchContext {
     ) -> Option<Result<ModelSelection, JobError>> {
         let mut counted = self.all_endpoints.clone()?;
         let (source, row_model) = self.prompt_source.input_source();
-        let inputs =
-            SelectionInputs { source, row_model, previous_model: None, previous_api: None };
+        let settings = Settings {
+            model: settings.model.clone().or(row_model.map(str::to_owned)),
+            ..settings.clone()
+        };
+        let inputs = SelectionInputs {
+            source,
+            row_models: Vec::new(),
+            any_unnamed: true,
+            previous_model: None,
+            previous_api: None,
+        };
         for (rank, statuses) in counted.iter_mut().enumerate() {
             statuses.retain(|status| is_counted(rank, &status.url));
         }
         // The minimum was checked for all endpoints; here a single one may be left.
-        let settings = Settings { min_endpoints: CountOrPercent::Count(1), ..settings.clone() };
+        let settings = Settings { min_endpoints: CountOrPercent::Count(1), ..settings };
         let not_ready = || JobError::Model("the endpoint is not ready".into());
         let selected = select_model_and_route(&settings, &inputs, &counted);
         Some(selected.and_then(|selection| selection.ok_or_else(not_ready)))

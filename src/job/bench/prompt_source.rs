@@ -81,13 +81,15 @@ pub(super) fn read_input(
     }
     let scanned = scan_alone(inputs, &rules, &scratch, None);
     let scanned = scanned.inspect_err(|_| drop(std::fs::remove_dir_all(&scratch)))?;
-    let input = BenchInput {
-        source: scanned.source,
-        rules,
-        table: Some(scanned.table),
-        row_model: scanned.row_model,
-        scratch,
-    };
+    // The benchmark chooses one model for all prompts, so they must not name their own.
+    let mut source = scanned.source;
+    let named = std::mem::take(&mut source.models);
+    let row_model = named.first().cloned();
+    let input = BenchInput { source, rules, table: Some(scanned.table), row_model, scratch };
+    let wanted = settings.model.as_ref().or(input.row_model.as_ref());
+    if let Some(other) = named.iter().find(|name| Some(*name) != wanted) {
+        return Err(PreconditionError::BenchRowModel(other.clone()).into());
+    }
     check_input_fits(settings, &input.source)?;
     if input.source.rows == 0 {
         return Err(PreconditionError::NoBenchmarkRows.into());
@@ -111,6 +113,8 @@ fn generated_source() -> InputSource {
         any_token_ids: false,
         openai_batch: false,
         longest_row: 0,
+        models: Vec::new(),
+        any_unnamed: true,
     }
 }
 
@@ -226,6 +230,7 @@ impl BenchPromptSource {
                 input: PromptInput::Text(generate_text(*seed, index, *tokens)),
                 images: Vec::new(),
                 params: RequestParams::default(),
+                model: None,
                 route: None,
                 priority: 0,
                 row: None,

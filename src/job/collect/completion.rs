@@ -209,6 +209,22 @@ impl CompletionState {
         done
     }
 
+    /// Returns the number of prompts that failed in an earlier session and are not among the done ones: they are sent
+    /// again.
+    pub(crate) fn resent_count(&self, done: &BitSet) -> u64 {
+        let mut resent = self.failed.clone();
+        resent.remove_all(done);
+        resent.member_count()
+    }
+
+    /// Returns whether there are prompts to send, and each of them has used up its tries in an earlier session.
+    pub(crate) fn only_exhausted_left(&self, done: &BitSet) -> bool {
+        let mut exhausted = self.failed.clone();
+        exhausted.remove_all(&self.permanently_failed);
+        exhausted.insert_all(done);
+        done.missing_ranges().next().is_some() && exhausted.missing_ranges().next().is_none()
+    }
+
     pub(crate) fn answered_prompts(&self) -> &BitSet {
         &self.answered
     }

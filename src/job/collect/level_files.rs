@@ -38,6 +38,15 @@ pub(crate) struct LevelGroup {
     pub(crate) max_tokens: u64,
     /// Number of texts that were truncated to fit.
     pub(crate) cut: u64,
+    /// Nodes of the level below whose texts were truncated, as ranges `[from, to)`.
+    #[serde(default)]
+    pub(crate) cut_nodes: Vec<(u64, u64)>,
+    /// Length of all texts, in bytes.
+    #[serde(default)]
+    pub(crate) text_bytes: u64,
+    /// Bytes of the texts that were left out.
+    #[serde(default)]
+    pub(crate) left_out_bytes: u64,
 }
 
 /// Reason why a node has no text.

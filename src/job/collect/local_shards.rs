@@ -218,6 +218,8 @@ mod tests {
             any_token_ids: false,
             openai_batch: false,
             longest_row: 0,
+            models: Vec::new(),
+            any_unnamed: true,
         };
         RunPlan {
             source,

@@ -41,7 +41,7 @@ pub(crate) fn run_check(
         host: placement.node.host,
         local_rank: placement.local_rank,
         local_size: placement.local_size,
-        endpoints: wait_for_endpoints(comm, &context, &servers, Deadline::default())?,
+        endpoints: wait_for_endpoints(comm, &context, &servers, Deadline::default(), &[])?,
     };
     let library = comm.library_info().to_string();
     let ranks = comm.gather_values(&checked_rank)?;

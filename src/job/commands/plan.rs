@@ -32,6 +32,8 @@ pub(crate) fn plan_run(invocation: Invocation, inputs: &[String]) -> Result<JobV
     let _ = std::fs::remove_dir_all(&scratch);
     let scanned = scanned?;
     let action = preview_run(&settings, &scanned)?;
+    let models = scanned.models.named().iter().map(|it| (it.name.as_str(), it.count));
+    let models: Vec<(&str, u64)> = models.collect();
     let view = PlanView {
         rows: scanned.source.rows,
         files: scanned.source.files.len(),
@@ -41,6 +43,7 @@ pub(crate) fn plan_run(invocation: Invocation, inputs: &[String]) -> Result<JobV
         row_params: &scanned.row_params,
         answer_tokens: scanned.answer_tokens,
         unlimited_rows: scanned.unlimited_rows,
+        models: &models,
         notes: &scanned.notes,
         first_prompt: scanned.first_prompt.as_ref(),
         format: answer_format(&settings, &scanned.source),

@@ -4,7 +4,9 @@
 //! [`changed_input`](crate::job::resume::changed_input), and counts the prompts that would be sent.
 
 use crate::job::{
-    JobError, collect::completion::CompletionState, resume::existing_run,
+    JobError,
+    collect::completion::CompletionState,
+    resume::existing_run,
     root::open::{check_format_name, check_input_fits},
     setup::run_plan::run_folder,
 };

@@ -229,5 +229,5 @@ fn read_reduction(output: &Path) -> Result<TreeReduction, JobError> {
     let tree = tree.unwrap_or_default();
     let text = tree.text.then(|| std::fs::read_to_string(output)).transpose();
     let text = text.map_err(OutputError::io_error("cannot read", output))?;
-    Ok(TreeReduction { text, leaves, missing: tree.missing, levels: tree.levels })
+    Ok(TreeReduction { text, leaves, missing: tree.loss.missing, levels: tree.levels })
 }

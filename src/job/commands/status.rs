@@ -175,7 +175,13 @@ fn status_view(folder: &Path, manifest: Manifest, heartbeat: Option<&Heartbeat>)
         left_s,
         in_flight: throughput.map(|throughput| throughput.in_flight),
         endpoints_up: throughput.map(|throughput| throughput.endpoints_up),
-        counts: manifest.counts,
+        // While the servers are awaited, the manifest still has the counts of the earlier sessions.
+        counts: if heartbeat.is_some_and(|it| it.doing == RunActivity::AwaitingEndpoints) {
+            manifest.counts.with_resent(manifest.resent)
+        } else {
+            manifest.counts
+        },
+        resent: heartbeat.map_or(0, |_| manifest.resent),
         starts,
         ranks: manifest.ranks,
         lost: manifest.lost,
@@ -235,9 +241,7 @@ fn status_verdict(view: &StatusView) -> JobVerdict {
         // With every prompt done but the output not gathered, the same command still has something to do.
         counts if counts.open > 0 || view.state != RunPhase::Finished => JobVerdict::PromptsOpen,
         counts if counts.failed > 0 => JobVerdict::SomeFailed,
-        _ if view.reduce.is_some_and(|tree| !tree.text || tree.missing > 0) => {
-            JobVerdict::SomeFailed
-        }
+        _ if view.reduce.is_some_and(|tree| !tree.is_complete()) => JobVerdict::SomeFailed,
         _ => JobVerdict::Done,
     }
 }

@@ -19,7 +19,7 @@ use super::{
     progress_recorder::{ProgressRecorder, total_progress},
     protocol::{LeaseGrant, ToRoot, ToWorker, WorkEnd, WorkLease, WorkerReport, decode_or_log},
     rank_state::{HeldFailures, RankState},
-    stop_reason::{StopReason, early_end_reason},
+    stop_reason::{StopReason, early_end_reason, exit_cause},
 };
 use crate::job::{root::RootRun, setup::deadline::Deadline};
 use crate::{
@@ -200,11 +200,9 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             self.send_lease(rank, lease);
         }
         // A rank with ample work sends no request, so it would not learn from a grant that no prompt is free.
-        if self.assignments.grant_status().exhausted {
-            for rank in 0..self.ranks.len() {
-                if !self.ranks[rank].told_exhausted {
-                    self.send_to(rank, ToWorker::Grant(self.assignments.grant_status()));
-                }
+        for rank in 0..self.ranks.len() {
+            if !self.ranks[rank].told_exhausted && self.assignments.grant_status(rank).exhausted {
+                self.send_to(rank, ToWorker::Grant(self.assignments.grant_status(rank)));
             }
         }
         self.apply_fail_fast();
@@ -238,9 +236,16 @@ impl<'c, 'r> Coordinator<'c, 'r> {
     }
 
     fn check_endpoints(&mut self) {
-        let up: u64 = self.ranks.iter().map(|rank| rank.progress.endpoints_up).sum();
-        self.no_endpoint_since =
-            if up == 0 { self.no_endpoint_since.or(Some(Instant::now())) } else { None };
+        // An endpoint that serves none of the models of open prompts is of no use to them.
+        let is_up = |rank: usize| {
+            let state = &self.ranks[rank];
+            state.is_active() && state.progress.endpoints_up > 0
+        };
+        self.no_endpoint_since = if self.assignments.has_served_work(is_up) {
+            None
+        } else {
+            self.no_endpoint_since.or(Some(Instant::now()))
+        };
         if self.no_endpoint_since.is_some_and(|since| since.elapsed() >= self.ready_timeout) {
             let remaining = self.assignments.open_count();
             warn!(
@@ -314,9 +319,12 @@ impl<'c, 'r> Coordinator<'c, 'r> {
 
     fn on_engine_end(&mut self, from: usize, exit: &EngineExit, tally: Tally) {
         let state = &mut self.ranks[from];
-        state.progress = EngineProgress { tally, in_flight: 0, endpoints_up: 0 };
+        state.progress = EngineProgress { tally, ..EngineProgress::default() };
         self.ended_count += usize::from(!std::mem::replace(&mut state.ended, true));
         self.assignments.deregister_rank(from);
+        if let Some(cause) = exit_cause(exit) {
+            self.root.record_stop(cause);
+        }
         let Some(reason) = early_end_reason(exit) else { return };
         warn!(event = "rank_stopped_early", rank = from, "rank {from} stopped early: {reason}");
     }
@@ -331,6 +339,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             typical_latency,
         } = report;
         if !self.ranks[from].ended {
+            self.assignments.set_rank_models(from, progress.models_up);
             self.ranks[from].progress = progress;
         }
         let redundant = self.assignments.record_report(from, &settled, &returned, typical_latency);
@@ -345,7 +354,7 @@ impl<'c, 'r> Coordinator<'c, 'r> {
         match lease {
             Some(lease) => self.send_lease(from, lease),
             // An acknowledgement: without it the rank would consider rank 0 lost.
-            None => self.send_to(from, ToWorker::Grant(self.assignments.grant_status())),
+            None => self.send_to(from, ToWorker::Grant(self.assignments.grant_status(from))),
         }
     }
 
@@ -359,10 +368,10 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             if fetcher.send((rank, lease)).is_err() {
                 self.stop_all_ranks(StopReason::InputUnreadable);
             }
-            return self.send_to(rank, ToWorker::Grant(self.assignments.grant_status()));
+            return self.send_to(rank, ToWorker::Grant(self.assignments.grant_status(rank)));
         }
         let places = lease.places.clone();
-        let grant = LeaseGrant { lease: Some(lease), ..self.assignments.grant_status() };
+        let grant = LeaseGrant { lease: Some(lease), ..self.assignments.grant_status(rank) };
         if !self.try_send_to(rank, ToWorker::Grant(grant)) {
             self.assignments.return_places(rank, &places);
         }
@@ -421,6 +430,9 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             return;
         }
         info!(event = reason.event(), "{reason}");
+        if let Some(cause) = reason.cause() {
+            self.root.record_stop(cause);
+        }
         for rank in 0..self.ranks.len() {
             self.send_to(rank, ToWorker::Engine(EngineCommand::Stop));
         }

@@ -18,7 +18,7 @@ use super::{
     protocol::{LeaseGrant, ToRoot, ToWorker, WorkEnd, WorkLease, WorkerReport, compress_runs},
 };
 use crate::{
-    domain::Tally,
+    domain::{ModelSet, Tally},
     engine::{EngineBacklog, EngineCommand, EngineEvent, EngineExit, EngineHandle, EngineProgress},
     input::RowLease,
     ledger::{min_report_interval, target_backlog},
@@ -47,7 +47,7 @@ pub(crate) struct LeaseClient {
     /// Number of signals that asked this process to shut down.
     shutdown_requests: u32,
     reported_idle: u64,
-    reported_up: bool,
+    reported_models: ModelSet,
     reported_answered: bool,
     /// Messages other than reports, to be sent after the next report.
     outbox: Vec<ToRoot>,
@@ -106,7 +106,7 @@ impl LeaseClient {
             awaiting_grant: false,
             shutdown_requests: 0,
             reported_idle: 0,
-            reported_up: false,
+            reported_models: ModelSet::default(),
             reported_answered: false,
             outbox: Vec::new(),
             schedule,
@@ -266,7 +266,7 @@ impl LeaseClient {
                 error!(event = "engine_start_failed", "cannot start work on this rank: {reason}");
             }
         }
-        self.progress = EngineProgress { tally: tally.clone(), in_flight: 0, endpoints_up: 0 };
+        self.progress = EngineProgress { tally: tally.clone(), ..EngineProgress::default() };
         self.backlog =
             EngineBacklog { received_count: self.prompts_given, ..EngineBacklog::default() };
         self.outbox.push(ToRoot::EngineEnded(exit, tally));
@@ -279,7 +279,7 @@ impl LeaseClient {
         let idles = self.exhausted && self.backlog.idle_permits != self.reported_idle;
         // The first answer anywhere ends the fail-fast wait of other ranks.
         let answers = self.progress.tally.answered > 0 && !self.reported_answered;
-        let up_changes = (self.progress.endpoints_up > 0) != self.reported_up;
+        let up_changes = self.progress.models_up != self.reported_models;
         asks || settles || idles || answers || up_changes || !self.returned.is_empty()
     }
 
@@ -287,7 +287,7 @@ impl LeaseClient {
         let prompts_wanted = self.prompts_wanted();
         self.awaiting_grant |= prompts_wanted > 0;
         self.reported_idle = self.backlog.idle_permits;
-        self.reported_up = self.progress.endpoints_up > 0;
+        self.reported_models = self.progress.models_up;
         self.reported_answered = self.progress.tally.answered > 0;
         WorkerReport {
             progress: self.progress.clone(),

@@ -40,7 +40,7 @@ impl ProgressRecorder {
         open_prompts: u64,
         deadline: Deadline,
     ) -> Self {
-        let counts_before = root.prompt_counts();
+        let counts_before = root.counts_before_work();
         // Failed prompts that are sent again are open in the ledger, so they do not count as done.
         let done = counts_before.submitted.saturating_sub(open_prompts);
         let totals = (counts_before.submitted, done);

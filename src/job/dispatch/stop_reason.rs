@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::engine::EngineExit;
+use crate::{console::StopCause, engine::EngineExit};
 
 /// Reason for which rank 0 stops all engines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,28 @@ impl StopReason {
     /// Returns the stable name of the log event.
     pub(crate) fn event(self) -> &'static str {
         if self == Self::AllSettled { "run_finished" } else { "run_stopped" }
+    }
+}
+
+impl StopReason {
+    /// Returns the cause that the user has to mend before the command is run again, if there is one.
+    pub(crate) fn cause(self) -> Option<StopCause> {
+        match self {
+            Self::AllSettled | Self::Drained | Self::TimeOver => None,
+            Self::NoServer => Some(StopCause::NoServer),
+            Self::InputUnreadable => Some(StopCause::InputUnreadable),
+            Self::UniformFailures => Some(StopCause::UniformFailures),
+        }
+    }
+}
+
+/// Returns the cause of an engine's early end that the user has to mend, if there is one.
+pub(crate) fn exit_cause(exit: &EngineExit) -> Option<StopCause> {
+    match exit {
+        EngineExit::WriteFailed => Some(StopCause::WriteFailed),
+        EngineExit::ReadFailed(_) => Some(StopCause::InputUnreadable),
+        EngineExit::Stalled => Some(StopCause::NoServer),
+        EngineExit::Finished | EngineExit::Stopped | EngineExit::StartFailed(_) => None,
     }
 }
 

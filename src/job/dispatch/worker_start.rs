@@ -26,10 +26,10 @@ use crate::job::{
 use crate::{
     comm::{Comm, Mailbox},
     domain::{
-        EndpointStatus, FailureKind, Outcome, ProbeResult, Prompt, PromptFailure, PromptId,
-        PromptInput, PromptResult, RequestParams, RowHash, Tally,
+        EndpointStatus, FailureKind, JobModels, ModelSet, Outcome, ProbeResult, Prompt,
+        PromptFailure, PromptId, PromptInput, PromptResult, RequestParams, RowHash, Tally,
     },
-    engine::{self, Endpoint, EngineEvent, EngineExit, EngineHandle, EngineSetup},
+    engine::{self, Endpoint, EngineEvent, EngineExit, EngineHandle, EnginePolicy, EngineSetup},
     input::{BadRow, InputRules, PromptReader, RowLease},
     metrics::timeline::TimelineSlot,
     shards::{AnswerLineStyle, ShardHeader, ShardWriter, write_answer_line},
@@ -48,6 +48,8 @@ pub(crate) struct WorkContext<'a> {
     pub(crate) plan: &'a RunPlan,
     pub(crate) folders: &'a ShardFolders,
     pub(crate) selection: &'a ModelSelection,
+    /// Whether every prompt to send has used up its tries in an earlier session.
+    pub(crate) only_exhausted_left: bool,
 }
 
 /// Inputs of this rank alone.
@@ -150,8 +152,9 @@ fn start_engine(
     // A rank without endpoints sees no failures, so it does not count for the fail-fast sample.
     let working_ranks = selection.ready_counts.iter().filter(|&&count| count > 0).count().max(1);
     let written = events.clone();
+    let policy = engine_policy(&job.settings, selection, working_ranks, plan.keep_bodies)?;
     let setup = EngineSetup {
-        policy: engine_policy(&job.settings, selection, working_ranks, plan.keep_bodies)?,
+        policy: EnginePolicy { only_exhausted_left: context.only_exhausted_left, ..policy },
         endpoints: engine_endpoints(context, endpoint_statuses),
         api_key: job.api_key.clone(),
         prompts: PromptReader::new(&plan.source, &plan.rules, leases.into_iter()),
@@ -181,7 +184,7 @@ fn read_ahead(longest_row: u64, rules: &InputRules) -> usize {
 }
 
 fn create_shard(context: WorkContext<'_>) -> Result<(ShardWriter, AnswerLineStyle), String> {
-    let WorkContext { job, plan, folders, selection } = context;
+    let WorkContext { job, plan, folders, selection, .. } = context;
     let placement = &job.placement;
     let host = &placement.node.host;
     let header = ShardHeader::new(plan.start, placement.rank, host, &plan.source.fingerprint);
@@ -196,26 +199,24 @@ fn create_shard(context: WorkContext<'_>) -> Result<(ShardWriter, AnswerLineStyl
     Ok((shard.map_err(|error| error.to_string())?, style))
 }
 
-/// Returns the engine's endpoints; those that do not serve the selected model start as not ready.
+/// Returns the engine's endpoints; those that serve none of the job's models start as not ready.
 fn engine_endpoints(context: WorkContext<'_>, statuses: Vec<EndpointStatus>) -> Vec<Endpoint> {
     let WorkContext { job, selection, .. } = context;
     let placement = &job.placement;
     let before: u64 = selection.endpoint_counts.iter().take(placement.rank).sum();
     let all = selection.endpoint_counts.iter().sum();
+    let job_models = JobModels::new(selection.models.clone());
     let endpoint = |(number, status): (u64, EndpointStatus)| {
-        let ready = match status.probe {
-            ProbeResult::Ready(info)
-                if info.models.iter().any(|model| model.id == selection.model) =>
-            {
-                Some(info.routes)
-            }
-            ProbeResult::Ready(_) | ProbeResult::NotReady(_) => None,
+        let (ready, models) = match status.probe {
+            ProbeResult::Ready(info) => (Some(info.routes), job_models.served_by(&info)),
+            ProbeResult::NotReady(_) => (None, ModelSet::default()),
         };
         let name = format!("{} {}", placement.node.host, status.url);
         Endpoint {
             timeline_row: TimelineSlot::for_endpoint(before + number, all, name),
             url: status.url,
-            ready_routes: ready,
+            ready_routes: ready.filter(|_| !models.is_empty()),
+            models,
         }
     };
     (0..).zip(statuses).map(endpoint).collect()
@@ -243,6 +244,7 @@ fn bad_row_result(bad_row: BadRow) -> PromptResult {
         input: PromptInput::Text(String::new()),
         images: Vec::new(),
         params: RequestParams::default(),
+        model: None,
         route: None,
         priority: 0,
         row: None,

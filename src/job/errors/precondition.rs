@@ -112,6 +112,11 @@ pub enum PreconditionError {
          pass --accept-changes to keep the answers and continue with {model}, or pass --overwrite"
     )]
     ModelChanged { before: String, model: String },
+    /// A row names another model than the one that a benchmark measures.
+    #[error(
+        "rows name the model {0:?} beside another, but a benchmark has one model\nhint: pass --ignore-row-model"
+    )]
+    BenchRowModel(String),
     /// The output is one of the input files.
     #[error("{} is an input, but the answers would overwrite it\nhint: choose another --output", .0.display())]
     OutputIsInput(PathBuf),

@@ -34,6 +34,7 @@ use crate::job::{
 use crate::{
     comm::{Comm, MessageTag, TypedComm, drain_messages},
     domain::{BitSet, EndpointStatus},
+    input::InputSource,
     serve::IdleSupervisor,
     settings::Settings,
     site::SignalHandler,
@@ -83,6 +84,8 @@ struct OpenPass {
     /// Ranks that cannot read the input, on rank 0.
     lacks_input: Option<Vec<bool>>,
     done: BitSet,
+    /// Whether every prompt to send has used up its tries in an earlier session.
+    only_exhausted_left: bool,
 }
 
 /// Collective. Sends the prompts of `inputs` that have no outcome yet. Returns `None` if too few endpoints are ready.
@@ -147,7 +150,8 @@ fn open_pass(
     let done = completion.done_prompts(retry_failed, retry_cut);
     let recorded = root.as_mut().map(|root| root.apply_completion(&completion, &done));
     root_result(comm, recorded)?;
-    Ok(OpenPass { root, plan, folders, lacks_input, done })
+    let only_exhausted_left = completion.only_exhausted_left(&done);
+    Ok(OpenPass { root, plan, folders, lacks_input, done, only_exhausted_left })
 }
 
 /// Collective. Runs the work phase of a pass: coordinator on rank 0, a worker on each rank. Returns false if too few
@@ -160,14 +164,19 @@ fn send_prompts(
 ) -> Result<bool, JobError> {
     let keeps_servers = resources.pass_mode != PassMode::Single;
     let (signals, deadline) = resources.watch_signals(comm, context)?;
-    let Some(targets) = resources.select_targets(comm, context, pass.root.as_mut(), deadline)?
+    resources.reset_unless_covered(&pass.plan.source);
+    let row_models = &pass.plan.source.models;
+    let Some(targets) =
+        resources.select_targets(comm, context, pass.root.as_mut(), deadline, row_models)?
     else {
         return Ok(false);
     };
     let lacks_input = pass.lacks_input.take();
     let mut coordinator = pass.root.as_mut().zip(lacks_input).map(|(root, lacks_input)| {
-        let (order, table) = root.take_work_order(&pass.done);
-        let assignments = Assignments::new(order, table, lacks_input.len());
+        let (orders, table) = root.take_work_orders(&pass.done, targets.selection);
+        let selection = targets.selection;
+        let has_one_model = selection.models.len() == 1;
+        let assignments = Assignments::new(orders, table, &selection.rank_models, has_one_model);
         CoordinatorSetup { root, assignments, lacks_input, deadline }
     });
     let weights = &targets.selection.ready_counts;
@@ -181,7 +190,13 @@ fn send_prompts(
         coordinator_setup: coordinator,
     };
     let (plan, folders) = (&pass.plan, &pass.folders);
-    let work = WorkContext { job: context, plan, folders, selection: targets.selection };
+    let work = WorkContext {
+        job: context,
+        plan,
+        folders,
+        selection: targets.selection,
+        only_exhausted_left: pass.only_exhausted_left,
+    };
     let work_end = run_work_phase(comm, work, start, &signals)?;
     if !keeps_servers {
         targets.servers.close();
@@ -226,6 +241,11 @@ impl JobResources {
         (self.selection, self.log_folder, self.tree_folder) = (None, None, None);
     }
 
+    /// Local. Forgets the selection if it lacks a model that rows of this input name; all ranks decide alike.
+    fn reset_unless_covered(&mut self, source: &InputSource) {
+        self.selection = self.selection.take().filter(|selection| selection.covers(source));
+    }
+
     /// Local. Stops handling signals: they have their default effect again.
     pub(crate) fn release_signals(&self) {
         if let Some((signals, _)) = &self.signals_and_deadline {
@@ -265,7 +285,7 @@ impl JobResources {
         root: Option<&mut RootRun>,
     ) -> Result<Option<Option<u64>>, JobError> {
         let (_, deadline) = self.watch_signals(comm, context)?;
-        let targets = self.select_targets(comm, context, root, deadline)?;
+        let targets = self.select_targets(comm, context, root, deadline, &[])?;
         Ok(targets.map(|targets| targets.selection.context_len))
     }
 
@@ -293,6 +313,7 @@ impl JobResources {
         context: &JobContext,
         root: Option<&mut RootRun>,
         deadline: Deadline,
+        row_models: &[String],
     ) -> Result<Option<SelectedTargets<'_>>, JobError> {
         if let Some(choice) = &self.selection {
             let recorded = root.map(|root| root.record_selection(choice));
@@ -306,7 +327,7 @@ impl JobResources {
             let servers = self.servers.insert(servers);
             let found = match self.endpoint_statuses.take() {
                 Some(found) => found,
-                None => wait_for_endpoints(comm, context, servers, deadline)?,
+                None => wait_for_endpoints(comm, context, servers, deadline, row_models)?,
             };
             let all = comm.gather_values(&found)?;
             let chosen = root.zip(all).map(|(root, found)| root.select_model(context, &found));

@@ -414,7 +414,10 @@ mod tests {
             let folder = tempfile::tempdir().expect("a folder");
             let input = folder.path().join("rows.txt");
             let run = Self {
-                files: vec![input::InputFile::new(input, input::InputFormat::Text)],
+                files: vec![input::InputFile::new(
+                    input,
+                    input::RowLayout::of_format(input::InputFormat::Text),
+                )],
                 folder,
             };
             let source = run.write_input(INPUT_BEFORE);
@@ -518,6 +521,7 @@ mod tests {
             input: PromptInput::Text(String::new()),
             images: Vec::new(),
             params: RequestParams::default(),
+            model: None,
             route: None,
             priority: 0,
             row: None,

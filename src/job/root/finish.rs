@@ -48,7 +48,7 @@ impl RootRun {
         measured: Option<&AnswerStats>,
     ) -> Result<JobVerdict, JobError> {
         let counts = completion.outcome_counts(self.source.rows);
-        self.manifest.counts = counts.clone();
+        (self.manifest.counts, self.manifest.resent) = (counts.clone(), 0);
         let finished = counts.open == 0 && gathered && self.manifest.reduce.is_none();
         self.manifest.state = if finished { RunState::Finished } else { RunState::Stopped };
         self.manifest.seconds += self.started_at.elapsed().as_secs_f64();
@@ -160,6 +160,7 @@ impl RootRun {
                 report: report.as_ref().map(|path| path.to_string_lossy()).as_deref(),
                 folder: &folder.to_string_lossy(),
                 is_intermediate: is_reduce && !open,
+                stop: self.stop_cause,
             }
             .to_string(),
         );

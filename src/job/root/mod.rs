@@ -23,14 +23,17 @@ use super::{
     context::JobContext,
     resume::existing_run,
     setup::{
-        model_selection::{SelectionInputs, select_model_and_route},
+        model_selection::{NeededModel, SelectionInputs, select_model_and_route},
         run_plan::{ModelSelection, PassMode, RunPlan, SHARDS_FOLDER, TOKEN_FILE},
     },
 };
 use crate::{
-    domain::{BitSet, EndpointStatus, Merge, Tally},
+    console::StopCause,
+    domain::{BitSet, EndpointStatus, Merge, ModelNumber, ModelSet, Tally},
     engine::EngineProgress,
-    input::{self, InputRules, InputSource, RowTable, ScannedInput, SortKeys},
+    input::{
+        self, InputRules, InputSource, NamedModel, RowModels, RowTable, ScannedInput, SortKeys,
+    },
     ledger::WorkOrder,
     output::{
         AnswerFormat, LostRank, Manifest, OutputError, PromptCounts, ReduceProgress, RunActivity,
@@ -56,13 +59,17 @@ pub(super) struct RootRun {
     table: RowTable,
     /// Keys for the order of work, taken when the assignments are built.
     sort_keys: SortKeys,
-    /// Model that all rows name, if they agree on one.
-    row_model: Option<String>,
+    /// The models that rows name, taken when the assignments are built.
+    row_models: RowModels,
+    /// Number of rows without an outcome by the number of the model that they name.
+    open_by_model: Vec<u64>,
     /// Invalid rows, which are recorded as failed outcomes.
     bad_rows: Vec<input::BadRow>,
     tally: Tally,
     /// Error that all first outcomes share, once fail-fast has stopped the job.
     fail_fast_reason: Option<String>,
+    /// Reason why the session stopped early, if the same command alone does not help.
+    stop_cause: Option<StopCause>,
     /// Number of prompts that remain according to the ledger.
     expected_open: Option<u64>,
     /// True if the answers are gathered into one file.
@@ -89,7 +96,7 @@ pub(super) fn open_root_run(
 ) -> Result<RootRun, JobError> {
     let settings = &context.settings;
     log_scan(&scanned, &pending);
-    let ScannedInput { source, table, keys, bad_rows, row_model, .. } = scanned;
+    let ScannedInput { source, table, keys, bad_rows, models, .. } = scanned;
     let PendingStart {
         output, folder, earlier_manifest, start_number, started_at, heartbeat, ..
     } = pending;
@@ -124,10 +131,12 @@ pub(super) fn open_root_run(
         rules: row_rules(settings),
         table,
         sort_keys: keys,
-        row_model,
+        row_models: models,
+        open_by_model: Vec::new(),
         bad_rows,
         tally: Tally::default(),
         fail_fast_reason: None,
+        stop_cause: None,
         expected_open: None,
         gathers_answers: settings.gather == GatherMode::Root,
         aggregate: settings.aggregate.clone(),
@@ -248,7 +257,8 @@ impl RootRun {
     ) -> Result<Option<ModelSelection>, JobError> {
         let known = SelectionInputs {
             source: &self.source,
-            row_model: self.row_model.as_deref(),
+            row_models: self.needed_models(),
+            any_unnamed: self.open_by_model.first().is_some_and(|&count| count > 0),
             previous_model: self.manifest.model.as_deref(),
             previous_api: self.manifest.api.as_deref(),
         };
@@ -257,12 +267,28 @@ impl RootRun {
             self.record_selection(selection)?;
         } else {
             // All answers of earlier sessions are collected, and this one has written none.
-            self.manifest.away = None;
+            (self.manifest.away, self.manifest.resent) = (None, 0);
             self.manifest.state = RunState::Stopped;
             self.manifest.write_to(&self.folder)?;
             existing_run::warn_about_replaced(&self.folder, self.manifest.starts);
         }
         selection
+    }
+
+    /// Returns the models that prompts without an outcome name, with the place of the first row of each.
+    fn needed_models(&self) -> Vec<NeededModel> {
+        let place = |model: &NamedModel| {
+            let (file, line) = model.first;
+            let file = self.source.files.get(file as usize).map(|file| file.path.display());
+            let file = file.map_or(String::new(), |path| path.to_string());
+            let rows = pluralize(model.count, "row");
+            format!("{rows}, first: {file} line {line}")
+        };
+        let open = self.open_by_model.iter().skip(1);
+        let needed = self.row_models.named().iter().zip(open).filter(|(_, open)| **open > 0);
+        needed
+            .map(|(model, _)| NeededModel { name: model.name.clone(), place: place(model) })
+            .collect()
     }
 
     /// Records model and route in the manifest, and deletes the run that this one overwrites: from here on prompts are sent.
@@ -273,14 +299,22 @@ impl RootRun {
             let start = self.manifest.starts;
             self.manifest.changes.push(RunChange { start, settings: vec![change], input: None });
         }
+        self.manifest.models = match selection.models.as_slice() {
+            [_] => Vec::new(),
+            several => several.iter().map(|model| model.name.clone()).collect(),
+        };
         self.manifest.api = Some(selection.api_name().into());
         self.manifest.write_to(&self.folder)?;
         existing_run::remove_replaced(&self.folder, self.manifest.starts)
     }
 
-    /// Returns the order of work of the prompts without an outcome, and the table of their rows, which it moves out. Invalid
-    /// rows count as done: their outcomes are written by rank 0.
-    pub(super) fn take_work_order(&mut self, done: &BitSet) -> (WorkOrder, RowTable) {
+    /// Returns the order of work of the prompts without an outcome, for each group of models, and the table of their rows,
+    /// which it moves out. Invalid rows count as done: their outcomes are written by rank 0.
+    pub(super) fn take_work_orders(
+        &mut self,
+        done: &BitSet,
+        selection: &ModelSelection,
+    ) -> (Vec<(ModelSet, WorkOrder)>, RowTable) {
         self.heartbeat.set_phase(RunActivity::Asking);
         let mut done = done.clone();
         for bad in &self.bad_rows {
@@ -291,7 +325,23 @@ impl RootRun {
             Some(rows) => WorkOrder::Sorted(rows),
             None => WorkOrder::from_runs(done.missing_ranges().map(|(from, to)| from..to)),
         };
-        (order, std::mem::take(&mut self.table))
+        drop(keys);
+        let models = std::mem::take(&mut self.row_models);
+        let numbers = selection.numbers_of(models.named().iter().map(|it| it.name.as_str()));
+        let counts = numbers.iter().zip(&self.open_by_model);
+        let needed = counts.filter(|(_, open)| **open > 0).map(|(model, _)| *model).collect();
+        let groups = selection.group_models(&needed);
+        let orders = if groups.len() <= 1 {
+            vec![order]
+        } else {
+            let group_of = |model: ModelNumber| groups.iter().position(|set| set.contains(model));
+            let group_of: Vec<usize> =
+                numbers.into_iter().map(|model| group_of(model).unwrap_or(0)).collect();
+            order.split_into(groups.len(), |row| group_of[usize::from(models.number_of_row(row))])
+        };
+        // (without a ready endpoint there is no group)
+        let sets = groups.into_iter().chain([ModelSet::default()]);
+        (sets.zip(orders).collect(), std::mem::take(&mut self.table))
     }
 
     /// Sets the counts at the start of the session from the shard files, which are ahead of the manifest if the earlier
@@ -303,6 +353,10 @@ impl RootRun {
     ) -> Result<(), JobError> {
         self.bad_rows.retain(|bad| !done.contains(bad.index));
         self.manifest.set_start_counts(&completion.outcome_counts(self.source.rows));
+        self.manifest.resent = completion.resent_count(done);
+        let mut not_sent = done.clone();
+        not_sent.extend(self.bad_rows.iter().map(|bad| bad.index));
+        self.open_by_model = self.row_models.count_open(&not_sent);
         let all_done = done.missing_ranges().next().is_none();
         self.heartbeat.set_phase(if all_done {
             RunActivity::Gathering
@@ -312,8 +366,7 @@ impl RootRun {
         Ok(self.manifest.write_to(&self.folder)?)
     }
 
-    /// Writes the progress so far to the manifest and the samples. Counts are approximate while prompts are in flight: a
-    /// failed prompt that is retried counts twice.
+    /// Writes the progress so far to the manifest and the samples.
     pub(super) fn record_progress(
         &mut self,
         before: &PromptCounts,
@@ -348,7 +401,6 @@ impl RootRun {
         }
     }
 
-    /// Returns the counts in the manifest: before the work, those of earlier sessions.
     /// Invalid rows of the input, which rank 0 records as failed outcomes.
     pub(super) fn bad_rows(&self) -> &[input::BadRow] {
         &self.bad_rows
@@ -359,13 +411,24 @@ impl RootRun {
         self.fail_fast_reason.is_some()
     }
 
+    /// Records why the session stops early; the first reason is kept.
+    pub(super) fn record_stop(&mut self, cause: StopCause) {
+        self.stop_cause.get_or_insert(cause);
+    }
+
     /// Records the error that made fail-fast stop the job; the first one is kept.
     pub(super) fn record_fail_fast(&mut self, message: String) {
         self.fail_fast_reason.get_or_insert(message);
     }
 
+    /// Returns the counts in the manifest: before the work, those of earlier sessions.
     pub(super) fn prompt_counts(&self) -> PromptCounts {
         self.manifest.counts.clone()
+    }
+
+    /// Returns the counts at the start of the work: failed prompts that are sent again are open.
+    pub(super) fn counts_before_work(&self) -> PromptCounts {
+        self.manifest.counts.with_resent(self.manifest.resent)
     }
 
     /// Records that no answers are left in local directories of the nodes.

@@ -22,9 +22,9 @@ use crate::job::{
     },
 };
 use crate::{
-    input::{self, InputRules, InputSource, ScannedInput},
+    input::{self, FileFormat, FileRules, InputRules, InputSource, ScannedInput},
     output::{AnswerFormat, Heartbeat, Manifest, RunActivity, RunIdentity, unix_seconds},
-    settings::{self, ApiMode, SettingsError},
+    settings::{self, ApiMode, CsvDelimiter, HeaderMode, SettingsError, SourceFormat},
 };
 
 /// A session whose input is not scanned yet.
@@ -221,16 +221,36 @@ pub(crate) fn answer_format(settings: &settings::Settings, source: &InputSource)
     output.and_then(by_name).unwrap_or(own)
 }
 
+/// Returns the rules for reading files that the settings demand.
+fn file_rules(settings: &settings::Settings) -> FileRules {
+    FileRules {
+        format: settings.input_format.map(|format| match format {
+            SourceFormat::Jsonl => FileFormat::Jsonl,
+            SourceFormat::Json => FileFormat::Json,
+            SourceFormat::Txt => FileFormat::Text,
+            SourceFormat::Csv => FileFormat::Csv,
+            SourceFormat::Tsv => FileFormat::Tsv,
+            SourceFormat::Parquet => FileFormat::Parquet,
+        }),
+        delimiter: match settings.csv_delimiter {
+            CsvDelimiter::Auto => None,
+            CsvDelimiter::Byte(byte) => Some(byte),
+        },
+        has_no_header: settings.csv_header == HeaderMode::No,
+        encoding: Some(settings.encoding.clone()).filter(|name| name != "auto"),
+    }
+}
+
 /// Returns the rules for reading rows that the settings demand.
 pub(crate) fn row_rules(settings: &settings::Settings) -> InputRules {
     let mut rules = InputRules {
+        files: file_rules(settings),
         template: settings.template.clone(),
         prompt_column: settings.prompt_column.clone(),
         messages_column: settings.messages_column.clone(),
         drop_final_answer: settings.drop_final_answer,
         image_columns: settings.image_column.clone(),
         keep_row: settings.keep_row,
-        model: settings.model.clone(),
         ignore_row_model: settings.ignore_row_model,
         bad_rows: match settings.bad_rows {
             settings::BadRowPolicy::Stop => input::BadRowAction::Stop,

@@ -112,5 +112,5 @@ fn count_missing_nodes(
 
 /// Returns whether the result of the last level is known.
 fn is_tree_finished(progress: &ReduceProgress) -> bool {
-    progress.text || progress.missing > 0
+    progress.text || progress.loss.missing > 0
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{chat_template::compile_renderer, run_plan::ModelSelection};
 use crate::{
+    domain::JobModels,
     engine::{EnginePolicy, SizeMode, TokenCounting},
     settings::{AutoOrCount, Settings, UsageMode},
     validation::AnswerCheck,
@@ -31,7 +32,7 @@ pub(crate) fn engine_policy(
     let answer_check = has_rules.then(|| AnswerCheck::compile(schema, check)).transpose();
     let renderer = selection.chat_template.as_ref().map(compile_renderer).transpose();
     Ok(EnginePolicy {
-        model: selection.model.clone(),
+        models: JobModels::new(selection.models.clone()),
         text_route: selection.text_route,
         default_params: settings.sampling_params(),
         batch_row_params: settings.batch_row_params(),
@@ -48,7 +49,7 @@ pub(crate) fn engine_policy(
         timeout: settings.timeout.to_duration(),
         timeout_per_sequence: settings.timeout_per_sequence.to_duration(),
         max_tries: settings.retries,
-        max_model_len: selection.context_len,
+        only_exhausted_left: false,
         context_buffer: settings.buffer,
         no_progress_timeout: settings.ready_timeout.to_duration(),
         token_counting: match settings.usage {

@@ -1,7 +1,9 @@
-//! The selection of model, route and endpoints, made on rank 0 from the probe results of all ranks.
+//! The selection of models, route and endpoints, made on rank 0 from the probe results of all ranks.
 //!
-//! Owns the selection and the messages about why it fails. Sends no requests itself: `readiness` has probed the endpoints
+//! Owns the choice of the job's own model, the rule that every model that a prompt names must be served, the selection and the messages about why it fails. Sends no requests itself: `readiness` has probed the endpoints
 //! before. Load balancing between endpoints is in `dispatch::assignments` and in the engine's scheduler.
+
+use std::collections::BTreeSet;
 
 use tracing::{info, warn};
 
@@ -9,27 +11,37 @@ use super::{chat_template, run_plan::ModelSelection};
 use crate::job::{JobError, PreconditionError};
 use crate::{
     console,
-    domain::{EndpointStatus, ProbeResult, Route, ServerInfo},
+    domain::{EndpointStatus, JobModel, JobModels, ModelSet, ProbeResult, Route, ServerInfo},
     input::InputSource,
     report::format::pluralize,
-    settings::{ApiMode, Settings},
+    settings::{ApiMode, Settings, nearest_name},
 };
 
 /// Facts about the run that restrict the selection.
 pub(crate) struct SelectionInputs<'r> {
     pub(crate) source: &'r InputSource,
-    /// Model that all rows name, if they agree on one.
-    pub(crate) row_model: Option<&'r str>,
+    /// The models that prompts without an outcome name.
+    pub(crate) row_models: Vec<NeededModel>,
+    /// Whether prompts without an outcome name no model.
+    pub(crate) any_unnamed: bool,
     /// Model of the existing answers.
     pub(crate) previous_model: Option<&'r str>,
     /// Route of texts in earlier sessions; all sessions of a run use the same one.
     pub(crate) previous_api: Option<&'r str>,
 }
 
-/// Selects model, route and chat template. Returns `None` if too few endpoints are ready, which is printed.
+/// A model that prompts need.
+pub(crate) struct NeededModel {
+    pub(crate) name: String,
+    /// The place of the first row that names it, and the number of all such rows.
+    pub(crate) place: String,
+}
+
+/// Selects models, route and chat template. Returns `None` if too few endpoints are ready, which is printed.
 ///
 /// # Errors
-/// The model is not served, differs from that of the existing answers, or the route does not fit the settings.
+/// A model is not served, the job's own differs from that of the existing answers, or the route does not fit the
+/// settings.
 pub(crate) fn select_model_and_route(
     settings: &Settings,
     known: &SelectionInputs<'_>,
@@ -43,15 +55,20 @@ pub(crate) fn select_model_and_route(
         console::print_unready_endpoints(&all, required);
         return Ok(None);
     }
-    let requested = settings.model.as_deref().or(known.row_model);
-    let model = resolve_model(requested, &ready).map_err(JobError::Model)?;
+    check_row_models(known, &ready, all.len() - ready.len()).map_err(JobError::Model)?;
+    let (model, is_own_usable) =
+        choose_job_model(settings, known, &ready).map_err(JobError::Model)?;
     let is_changed = check_model_change(settings, known.previous_model, &model)?;
+    let models = list_job_models(settings, known.source, &ready, &model);
+    let numbered = JobModels::new(models.clone());
     let serving: Vec<&ServerInfo> =
-        ready.iter().copied().filter(|server| serves_model(server, &model)).collect();
+        ready.iter().copied().filter(|server| !numbered.served_by(server).is_empty()).collect();
     // Another model may have no chat template, so the route is selected again.
     let previous_api = known.previous_api.filter(|_| !is_changed);
     let text_route = select_text_route(settings.api, previous_api, &serving);
-    if text_route == Route::Completions && settings.system.is_some() && known.source.any_text {
+    let sends_texts =
+        known.source.any_token_ids || (text_route == Route::Completions && known.source.any_text);
+    if settings.system.is_some() && sends_texts {
         return Err(PreconditionError::SystemNeedsChat.into());
     }
     let chat_template = if text_route == Route::Chat || known.source.any_messages {
@@ -59,21 +76,110 @@ pub(crate) fn select_model_and_route(
     } else {
         None
     };
-    let count_ready = |statuses: &Vec<EndpointStatus>| {
+    let served_sets = |statuses: &Vec<EndpointStatus>| -> Vec<ModelSet> {
         let servers = statuses.iter().filter_map(ready_server_info);
-        servers.filter(|server| serves_model(server, &model)).count() as u64
+        servers.map(|server| numbered.served_by(server)).filter(|set| !set.is_empty()).collect()
     };
-    let ready_counts = found.iter().map(count_ready).collect();
+    let by_rank: Vec<Vec<ModelSet>> = found.iter().map(served_sets).collect();
+    let union =
+        |sets: &Vec<ModelSet>| sets.iter().fold(ModelSet::default(), |all, it| all.union(it));
     let selection = ModelSelection {
         text_route,
-        context_len: settings.max_context.or_else(|| min_context_len(&serving, &model)),
+        context_len: numbered.max_model_len(0),
         chat_template,
-        ready_counts,
+        served_sets: by_rank
+            .iter()
+            .flatten()
+            .copied()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
+        rank_models: by_rank.iter().map(union).collect(),
+        ready_counts: by_rank.iter().map(|sets| sets.len() as u64).collect(),
         endpoint_counts: found.iter().map(|statuses| statuses.len() as u64).collect(),
+        models,
         model,
+        is_own_usable,
     };
     log_run_start(&selection, known.source.rows, serving.len(), found.len());
     Ok(Some(selection))
+}
+
+/// Chooses the job's own model: `--model`, or the model that rows name, or the one that is served. Also returns whether
+/// prompts may use it that name none.
+fn choose_job_model(
+    settings: &Settings,
+    known: &SelectionInputs<'_>,
+    ready: &[&ServerInfo],
+) -> Result<(String, bool), String> {
+    let named = &known.source.models;
+    let chosen = match (&settings.model, named.as_slice()) {
+        (Some(model), _) => resolve_model(Some(model), ready),
+        (None, []) => resolve_model(None, ready),
+        (None, [only]) if known.any_unnamed => resolve_model(Some(only), ready),
+        (None, [only]) => Ok(only.clone()),
+        (None, _) if settings.reduce_template.is_some() => Err(format!(
+            "rows name several models ({}), and none is chosen for the summaries\nhint: choose it with --model",
+            shorten_list(named)
+        )),
+        (None, _) if known.any_unnamed => resolve_model(None, ready)
+            .map_err(|reason| format!("some rows name no model, and {reason}")),
+        // No prompt needs the job's own model, so it stays that of earlier sessions.
+        (None, [first, ..]) => {
+            return Ok((known.previous_model.unwrap_or(first).to_owned(), false));
+        }
+    };
+    Ok((chosen?, true))
+}
+
+/// Checks that every model that prompts name is served by some endpoint.
+fn check_row_models(
+    known: &SelectionInputs<'_>,
+    ready: &[&ServerInfo],
+    unready: usize,
+) -> Result<(), String> {
+    let served = served_names(ready);
+    let is_unserved = |needed: &&NeededModel| !served.contains(&needed.name.as_str());
+    let unserved: Vec<&NeededModel> = known.row_models.iter().filter(is_unserved).collect();
+    let Some(first) = unserved.first() else { return Ok(()) };
+    let list = unserved.iter().take(MAX_LISTED_MODELS);
+    let list: Vec<String> = list.map(|it| format!("{:?} ({})", it.name, it.place)).collect();
+    let more = match unserved.len().saturating_sub(MAX_LISTED_MODELS) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let plural = if unserved.len() == 1 { "model" } else { "models" };
+    let nearest = nearest_name(&first.name, served.iter().map(|&name| name.to_owned()));
+    let hint = match (nearest, unready) {
+        (Some(name), 0) => format!("did you mean {name:?}? "),
+        (_, 0) => String::new(),
+        (_, 1) => "1 endpoint is not ready yet: --min-endpoints waits for it. ".into(),
+        (_, _) => {
+            format!("{unready} endpoints are not ready yet: --min-endpoints waits for them. ")
+        }
+    };
+    Err(format!(
+        "rows name the {plural} {}{more}, which no endpoint serves; served models: {}\nhint: {hint}--ignore-row-model \
+         asks the job's model for all rows",
+        list.join(", "),
+        served.join(", ")
+    ))
+}
+
+/// Lists the job's own model and those that rows name, with their context lengths.
+fn list_job_models(
+    settings: &Settings,
+    source: &InputSource,
+    ready: &[&ServerInfo],
+    own: &str,
+) -> Vec<JobModel> {
+    let others = source.models.iter().map(String::as_str).filter(|name| *name != own);
+    let names = std::iter::once(own).chain(others);
+    let with_context = |name: &str| JobModel {
+        name: name.to_owned(),
+        max_model_len: settings.max_context.or_else(|| min_context_len(ready, name)),
+    };
+    names.map(with_context).collect()
 }
 
 /// Returns whether the model differs from that of the existing answers, which `--accept-changes` must allow.
@@ -108,7 +214,10 @@ fn select_text_route(api: ApiMode, previous_api: Option<&str>, serving: &[&Serve
 }
 
 fn log_run_start(selection: &ModelSelection, prompts: u64, servers: usize, ranks: usize) {
-    let ModelSelection { model, context_len, .. } = selection;
+    let ModelSelection { models, context_len, .. } = selection;
+    let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
+    let plural = if names.len() == 1 { "model" } else { "models" };
+    let model = shorten_list(&names);
     info!(
         event = "run_started",
         prompts,
@@ -117,7 +226,7 @@ fn log_run_start(selection: &ModelSelection, prompts: u64, servers: usize, ranks
         ranks,
         api = selection.api_name(),
         context_tokens = context_len,
-        "run started: {}, model {model}, {}, {}, {}, context {}",
+        "run started: {}, {plural} {model}, {}, {}, {}, context {}",
         pluralize(prompts, "prompt"),
         pluralize(servers as u64, "server"),
         pluralize(ranks as u64, "rank"),
@@ -133,17 +242,30 @@ fn ready_server_info(status: &EndpointStatus) -> Option<&ServerInfo> {
     }
 }
 
-fn serves_model(server: &ServerInfo, model: &str) -> bool {
-    server.models.iter().any(|served| served.id == model)
+/// Models that a message lists, at most.
+const MAX_LISTED_MODELS: usize = 5;
+
+fn shorten_list(names: &[String]) -> String {
+    let listed: Vec<&str> = names.iter().take(MAX_LISTED_MODELS).map(String::as_str).collect();
+    match names.len().saturating_sub(MAX_LISTED_MODELS) {
+        0 => listed.join(", "),
+        more => format!("{} and {more} more", listed.join(", ")),
+    }
+}
+
+fn served_names<'s>(ready: &[&'s ServerInfo]) -> Vec<&'s str> {
+    let names = |server: &&'s ServerInfo| {
+        let server: &'s ServerInfo = server;
+        server.models.iter().map(|model| model.id.as_str())
+    };
+    let mut served: Vec<&str> = ready.iter().flat_map(names).collect();
+    served.sort_unstable();
+    served.dedup();
+    served
 }
 
 fn resolve_model(requested: Option<&str>, ready: &[&ServerInfo]) -> Result<String, String> {
-    let mut served: Vec<&str> = ready
-        .iter()
-        .flat_map(|server| server.models.iter().map(|model| model.id.as_str()))
-        .collect();
-    served.sort_unstable();
-    served.dedup();
+    let served = served_names(ready);
     match (requested, served.as_slice()) {
         (Some(model), served) if served.contains(&model) => Ok(model.to_owned()),
         (Some(model), served) => {
@@ -158,25 +280,24 @@ fn resolve_model(requested: Option<&str>, ready: &[&ServerInfo]) -> Result<Strin
 }
 
 /// Returns the shortest context length that any endpoint reports for the model, in tokens.
-fn min_context_len(serving: &[&ServerInfo], model: &str) -> Option<u64> {
-    let models =
-        serving.iter().flat_map(|server| &server.models).filter(|served| served.id == model);
-    let lengths: Vec<u64> = models.filter_map(|served| served.max_model_len).collect();
+fn min_context_len(ready: &[&ServerInfo], model: &str) -> Option<u64> {
+    let lengths: Vec<u64> = ready.iter().filter_map(|server| server.max_model_len(model)).collect();
     let (shortest, longest) = (lengths.iter().min().copied(), lengths.iter().max().copied());
     if let (Some(shortest), Some(longest)) = (shortest, longest)
         && shortest != longest
     {
         warn!(
             event = "context_lengths_differ",
+            model,
             shortest,
             longest,
-            "context lengths differ between servers, from {shortest} to {longest} tokens: the shortest is used"
+            "context lengths of {model} differ between servers, from {shortest} to {longest} tokens: the shortest is used"
         );
     }
     if shortest.is_none() {
         warn!(
             event = "context_length_unknown",
-            "context length unknown: max_tokens not adjusted (--max-context N)"
+            model, "context length of {model} unknown: max_tokens not adjusted (--max-context N)"
         );
     }
     shortest

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::input::{self, InputFile, STDIN_NAME};
+use crate::input::{InputFile, InputFinder, STDIN_NAME};
 use crate::job::{JobError, PreconditionError};
 use crate::output::{Manifest, part_path, replaced_path};
 use crate::settings::SettingsError;
@@ -189,8 +189,10 @@ pub(crate) fn find_run_input(manifest: &Manifest, file: &Path, is_own: bool) -> 
         if is_own {
             return is_same_file(&path, file).then_some(path);
         }
-        match input::find_input_files(&[path.to_string_lossy().into_owned()]) {
-            Ok(files) => files.into_iter().find(|input| is_same_file(input, file)),
+        match InputFinder::default().find_files(&[path.to_string_lossy().into_owned()]) {
+            Ok(files) => {
+                files.into_iter().map(|found| found.path).find(|input| is_same_file(input, file))
+            }
             Err(_) => (is_same_file(&path, file) || file.starts_with(&path)).then_some(path),
         }
     })

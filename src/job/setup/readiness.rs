@@ -8,7 +8,7 @@ use super::{deadline::Deadline, servers::LocalServers};
 use crate::job::{JobError, context::JobContext};
 use crate::{
     comm::{Comm, ReduceOp},
-    domain::{EndpointStatus, ProbeResult, Url},
+    domain::{EndpointStatus, JobModel, JobModels, ModelSet, ProbeResult, Url},
     engine::wait_until_ready,
 };
 
@@ -19,14 +19,16 @@ const STRAGGLER_GRACE: Duration = Duration::from_secs(10);
 /// Interval at which ranks that start servers compare their counts; between, each probes on its own.
 const PROBE_ROUND: Duration = Duration::from_secs(2);
 
-/// Collective. Each rank probes its own endpoints until `--min-endpoints` of all ranks' are ready, `--ready-timeout` or the
-/// deadline has passed, or too many servers have failed for the minimum to be reached. Returns the status of this rank's
+/// Collective. Each rank probes its own endpoints until `--min-endpoints` of all ranks' are ready and serve the models that
+/// rows name, `--ready-timeout` or the deadline has passed, or too many servers have failed for the minimum to be reached.
+/// Models that none of the first endpoints serves are awaited no longer than other stragglers. Returns the status of this rank's
 /// endpoints; those that become ready later join during the work.
 pub(crate) fn wait_for_endpoints(
     comm: &mut dyn Comm,
     context: &JobContext,
     servers: &LocalServers,
     deadline: Deadline,
+    row_models: &[String],
 ) -> Result<Vec<EndpointStatus>, JobError> {
     let began = Instant::now();
     let timeout = context.settings.ready_timeout.to_duration();
@@ -34,6 +36,8 @@ pub(crate) fn wait_for_endpoints(
         deadline.at.map_or(timeout, |at| timeout.min(at.saturating_duration_since(began)));
     let starts_servers = context.settings.serve.is_some();
     let is_ready = |status: &EndpointStatus| matches!(status.probe, ProbeResult::Ready(_));
+    let named = |name: &String| JobModel { name: name.clone(), max_model_len: None };
+    let row_models = JobModels::new(row_models.iter().map(named).collect());
     let given_up = |url: &Url| servers.given_up_reason(url).is_some();
     let mut found: Vec<EndpointStatus> = Vec::new();
     let mut enough_after = None;
@@ -52,6 +56,13 @@ pub(crate) fn wait_for_endpoints(
         let mut counts = [ready as u64, found.len() as u64, failed as u64];
         comm.all_reduce(&mut counts, ReduceOp::Sum);
         let [ready, all, failed] = counts;
+        let mut served =
+            found.iter().fold(ModelSet::default(), |served, status| match &status.probe {
+                ProbeResult::Ready(server) => served.union(&row_models.served_by(server)),
+                ProbeResult::NotReady(_) => served,
+            });
+        comm.all_reduce(served.words_mut(), ReduceOp::Or);
+        let all_served = served.members().len() == row_models.count();
         let required = context.settings.min_endpoints.count_of(all).max(1);
         let elapsed = began.elapsed();
         if ready >= required {
@@ -63,7 +74,8 @@ pub(crate) fn wait_for_endpoints(
         let mut timed_out = [u64::from(comm.rank() == 0 && (grace_over || elapsed >= timeout))];
         comm.all_reduce(&mut timed_out, ReduceOp::Or);
         // Servers started here that are neither ready nor failed are worth waiting for.
-        let enough = ready >= required && (!starts_servers || ready + failed >= all);
+        let enough =
+            ready >= required && ((!starts_servers && all_served) || ready + failed >= all);
         // Also if there are fewer endpoints than the minimum: waiting would not add any.
         let unreachable = all - failed < required;
         if enough || unreachable || timed_out[0] != 0 {

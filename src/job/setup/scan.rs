@@ -13,10 +13,10 @@ use crate::job::JobError;
 use crate::{
     comm::{Comm, MessageTag, PollBackoff, ReduceOp, TypedComm},
     input::{
-        self, ChunkScan, InputChunk, InputFile, InputFormat, InputListing, InputRules, InputScan,
-        ScannedInput,
+        self, ChunkScan, FoundFile, InputChunk, InputFile, InputFinder, InputIntake, InputListing,
+        InputRules, InputScan, ScannedInput,
     },
-    output::{Manifest, OutputError, answers_sibling_path, partial_answers_path},
+    output::{Manifest, answers_sibling_path, partial_answers_path},
     report::format::pluralize,
 };
 
@@ -44,58 +44,42 @@ pub(crate) fn prepare_input_files(
     start: u32,
     output: Option<&Path>,
 ) -> Result<Vec<InputFile>, JobError> {
-    let mut files = Vec::new();
-    let spool = folder.join(spool_folder_name(start));
-    let named: Vec<String> = inputs.iter().filter(|input| *input != "-").cloned().collect();
-    let found = if named.is_empty() { Vec::new() } else { input::find_input_files(&named)? };
-    let found = match output {
-        Some(output) => exclude_own_answers(found, &named, output),
-        None => found,
+    let is_run = |output: &&Path| {
+        Manifest::read_from(&run_folder(output)).is_ok_and(|manifest| manifest.is_some())
     };
-    let plain = |number: usize, path: &Path, from: &mut dyn std::io::Read| {
-        std::fs::create_dir_all(&spool).map_err(OutputError::io_error("cannot make", &spool))?;
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let to = spool.join(format!("{number:05}-{name}"));
-        input::spool_stream(from, &to)?;
-        Ok::<_, JobError>(to)
-    };
-    for (number, path) in found.iter().enumerate() {
-        let format = input::format_of(path).unwrap_or(InputFormat::Jsonl);
-        files.push(if input::is_compressed(path) {
-            let copy = plain(number, path, &mut input::open_decompressed(path, rules)?)?;
-            InputFile { path: copy, format, name: path.clone() }
-        } else {
-            let path =
-                std::path::absolute(path).map_err(OutputError::io_error("cannot find", path))?;
-            InputFile::new(path, format)
-        });
-    }
-    if named.len() < inputs.len() {
-        let path = plain(found.len(), Path::new("stdin.jsonl"), &mut std::io::stdin().lock())?;
-        files.push(InputFile { path, format: InputFormat::Jsonl, name: input::STDIN_NAME.into() });
+    // Answers that no run has written may be prompts.
+    let own = output.filter(is_run).map(resolved_answers).unwrap_or_default();
+    let finder = InputFinder { format: rules.files.format, own_answers: own.clone() };
+    let found = exclude_own_answers(finder.find_files(inputs)?, inputs, &own);
+    let mut intake = InputIntake::new(rules, folder.join(spool_folder_name(start)));
+    let files = found.iter().map(|found| intake.prepare_file(found));
+    let mut files = files.collect::<Result<Vec<_>, _>>()?;
+    if inputs.iter().any(|input| input == "-") {
+        files.push(intake.prepare_stdin()?);
     }
     Ok(files)
 }
 
-/// Local. Removes this run's own outputs from the input files, since the output may be in the folder that is the input. A
-/// file that was named itself, or that no run has written, holds prompts.
-fn exclude_own_answers(found: Vec<PathBuf>, named: &[String], output: &Path) -> Vec<PathBuf> {
-    if !Manifest::read_from(&run_folder(output)).is_ok_and(|manifest| manifest.is_some()) {
-        return found;
-    }
+/// Returns the resolved paths of the answers and of the files beside them, as far as they exist.
+fn resolved_answers(output: &Path) -> Vec<PathBuf> {
     let siblings = ["concat.txt", "merged.json", "aggregate.json"];
     let siblings = siblings.iter().map(|ending| answers_sibling_path(output, ending));
     let own = siblings.chain([output.to_owned(), partial_answers_path(output)]);
-    let own: Vec<PathBuf> = own.filter_map(|path| path.canonicalize().ok()).collect();
-    let is_named = |file: &PathBuf| named.iter().any(|input| Path::new(input) == file);
-    let is_own = |file: &PathBuf| file.canonicalize().is_ok_and(|file| own.contains(&file));
+    own.filter_map(|path| path.canonicalize().ok()).collect()
+}
+
+/// Local. Removes this run's own outputs from the input files, since a pattern may match them. A file that was named
+/// itself holds prompts.
+fn exclude_own_answers(found: Vec<FoundFile>, named: &[String], own: &[PathBuf]) -> Vec<FoundFile> {
+    let is_named = |path: &Path| named.iter().any(|input| Path::new(input) == path);
+    let is_own = |path: &Path| path.canonicalize().is_ok_and(|path| own.contains(&path));
     let (answers, rows): (Vec<_>, Vec<_>) =
-        found.into_iter().partition(|file| is_own(file) && !is_named(file));
-    for file in answers {
+        found.into_iter().partition(|found| is_own(&found.path) && !is_named(&found.path));
+    for FoundFile { path, .. } in answers {
         info!(
             event = "own_answers_skipped",
             "input file skipped (answers of this run): {}",
-            file.display()
+            path.display()
         );
     }
     rows
@@ -247,6 +231,7 @@ fn flush_sends(comm: &mut dyn Comm) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::input::{InputFormat, RowLayout};
 
     #[test]
     fn pieces_go_round_robin_over_evenly_spaced_ranks() {
@@ -254,7 +239,7 @@ mod tests {
         let file = |name: &str| {
             let path = folder.path().join(name);
             std::fs::write(&path, "x\n").expect("a file");
-            InputFile::new(path, InputFormat::Text)
+            InputFile::new(path, RowLayout::of_format(InputFormat::Text))
         };
         let files: Vec<_> = ["a.txt", "b.txt", "c.txt"].map(file).into();
         let chunks = InputListing::new(&files).expect("files").split_chunks();

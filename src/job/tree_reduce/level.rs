@@ -166,10 +166,14 @@ impl<'p> LevelWriter<'p> {
         children: &Range<u64>,
         mut node_texts: BTreeMap<u64, NodeText>,
     ) -> Result<(), JobError> {
-        let (mut texts, mut absent, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut texts, mut nodes) = (Vec::new(), Vec::new());
+        let (mut absent, mut failures) = (Vec::new(), Vec::new());
         for node in children.clone() {
             match node_texts.remove(&node).map(NodeText::into_text) {
-                Some(Ok(text)) => texts.push(text),
+                Some(Ok(text)) => {
+                    texts.push(text);
+                    nodes.push(node);
+                }
                 failure => {
                     extend_ranges(&mut absent, node);
                     failures.extend(failure.and_then(Result::err).map(|failure| (node, failure)));
@@ -185,6 +189,9 @@ impl<'p> LevelWriter<'p> {
             prompt_bytes: 0,
             max_tokens: 0,
             cut: 0,
+            cut_nodes: Vec::new(),
+            text_bytes: texts.iter().map(|text| text.len() as u64).sum(),
+            left_out_bytes: 0,
         };
         if count == 1
             && let Some(text) = texts.pop()
@@ -193,8 +200,14 @@ impl<'p> LevelWriter<'p> {
             self.write_line(self.path_of(LevelFileKind::PassedUp), &line)?;
         } else if count > 1 {
             let rendered = builder.template.render(level, texts, &builder.budget);
-            (group.prompt_bytes, group.max_tokens, group.cut) =
-                (rendered.prompt.len() as u64, rendered.max_tokens, rendered.truncated_texts);
+            (group.prompt_bytes, group.max_tokens) =
+                (rendered.prompt.len() as u64, rendered.max_tokens);
+            group.left_out_bytes = rendered.left_out.iter().sum();
+            for (node, _) in nodes.into_iter().zip(rendered.left_out).filter(|(_, left)| *left > 0)
+            {
+                group.cut += 1;
+                extend_ranges(&mut group.cut_nodes, node);
+            }
             let id = format!("L{level}-g{number}");
             let row =
                 LevelPromptRow { id, prompt: &rendered.prompt, max_tokens: rendered.max_tokens };

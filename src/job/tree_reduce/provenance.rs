@@ -8,7 +8,10 @@
 //!  "outcome":"answered",                     or passed (one text, no request), failed, empty (no texts)
 //!  "texts":15, "missing":[[83,84]],          leaves that its text does not cover: they or a group above them failed
 //!  "failures":[{"leaf":83,"kind":…,"message":…}],
-//!  "prompt_bytes":…, "max_tokens":…, "cut":0, "error":null}
+//!  "prompt_bytes":…, "max_tokens":…,
+//!  "cut":2, "cut_leaves":[[80,82]],          texts that were truncated to fit, and the leaves under them
+//!  "text_bytes":…, "left_out_bytes":…,       length of all texts, and what of it was left out
+//!  "error":null}
 //! ```
 
 use std::{
@@ -26,7 +29,11 @@ use crate::job::{
     JobError,
     collect::level_files::{LevelFileKind, LevelFiles, LevelGroup, TextFailure, read_groups},
 };
-use crate::{domain::BitSet, output::OutputError, reduce::ReduceTree};
+use crate::{
+    domain::BitSet,
+    output::{OutputError, TreeLoss},
+    reduce::ReduceTree,
+};
 
 #[derive(Serialize)]
 struct TreeNodeRecord<'t> {
@@ -40,6 +47,9 @@ struct TreeNodeRecord<'t> {
     prompt_bytes: u64,
     max_tokens: u64,
     cut: u64,
+    cut_leaves: Vec<(u64, u64)>,
+    text_bytes: u64,
+    left_out_bytes: u64,
     error: Option<&'t TextFailure>,
 }
 
@@ -53,14 +63,14 @@ struct LeafFailure {
 /// Number of failed groups that are named in the log.
 const MAX_LOGGED_GROUPS: u64 = 20;
 
-/// Local, on rank 0. Writes `tree.jsonl` and returns the number of leaves that the final text does not cover.
+/// Local, on rank 0. Writes `tree.jsonl` and returns what of the leaves the final text does not cover.
 ///
 /// `root` is an error if there is no final text, with the failure of the last prompt if there was one.
 pub(crate) fn write_tree_file(
     folder: &Path,
     tree: ReduceTree,
     root: &Result<(), Option<TextFailure>>,
-) -> Result<u64, JobError> {
+) -> Result<TreeLoss, JobError> {
     let path = folder.join("tree.jsonl");
     let part_path = folder.join("tree.jsonl.part");
     let write_error = |error| OutputError::io_error("cannot write", &part_path)(error);
@@ -68,6 +78,7 @@ pub(crate) fn write_tree_file(
         BufWriter::with_capacity(1 << 20, File::create(&part_path).map_err(write_error)?);
     let leaves = tree.leaf_range(tree.level_count(), 0).end;
     let (mut missing, mut failed_groups) = (BitSet::new(leaves), 0);
+    let (mut cut, mut loss) = (BitSet::new(leaves), TreeLoss::default());
     for level in 1..=tree.level_count() {
         let mut parents = ParentLevel::read_parent(folder, tree, level, root)?;
         let files = LevelFiles::for_level(folder, level).list_files(LevelFileKind::Groups)?;
@@ -75,6 +86,11 @@ pub(crate) fn write_tree_file(
             for node in group.absent.iter().flat_map(|&(from, to)| from..to) {
                 missing.extend(tree.leaf_range(level - 1, node));
             }
+            for node in group.cut_nodes.iter().flat_map(|&(from, to)| from..to) {
+                cut.extend(tree.leaf_range(level - 1, node));
+            }
+            loss.text_bytes += group.text_bytes;
+            loss.left_out_bytes += group.left_out_bytes;
             let failure = parents.failures.remove(&group.group);
             let node =
                 tree_node_record(tree, level, group, failure.as_ref(), &parents.absent, &missing);
@@ -99,7 +115,9 @@ pub(crate) fn write_tree_file(
     }
     let written = file.flush().and_then(|()| file.get_ref().sync_all());
     written.and_then(|()| std::fs::rename(&part_path, &path)).map_err(write_error)?;
-    Ok(if root.is_ok() { missing.member_count() } else { leaves })
+    loss.missing = if root.is_ok() { missing.member_count() } else { leaves };
+    loss.cut = cut.member_count();
+    Ok(loss)
 }
 
 /// Results of a level's groups, as recorded by the level above or, for the last level, by the end of the reduce.
@@ -155,6 +173,9 @@ fn tree_node_record<'t>(
         (1, false) => "passed",
         (_, false) => "answered",
     };
+    let cut_leaves = group.cut_nodes.iter().map(|&(from, to)| {
+        (tree.leaf_range(level - 1, from).start, tree.leaf_range(level - 1, to - 1).end)
+    });
     // From level 2 on, a failed node below is a group with a line and an error of its own.
     let failures = group.failures.into_iter().filter(|_| level == 1);
     TreeNodeRecord {
@@ -168,6 +189,9 @@ fn tree_node_record<'t>(
         prompt_bytes: group.prompt_bytes,
         max_tokens: group.max_tokens,
         cut: group.cut,
+        cut_leaves: cut_leaves.collect(),
+        text_bytes: group.text_bytes,
+        left_out_bytes: group.left_out_bytes,
         error,
     }
 }

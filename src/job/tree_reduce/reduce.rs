@@ -403,16 +403,17 @@ impl<'c> TreeReducer<'c> {
                 Some(Err(failure)) => Err(Some(failure.clone())),
                 None => Err(None),
             };
-            let missing = write_tree_file(&self.folder, self.tree, &root_state)?;
+            let loss = write_tree_file(&self.folder, self.tree, &root_state)?;
             match text {
                 Some(Ok(text)) => replace_file(Path::new(&output), text.as_bytes())?,
                 _ => remove_if_exists(Path::new(&output))?,
             }
             let levels = self.tree.level_count();
             let text = root_state.is_ok();
-            let progress = ReduceProgress { levels, level: levels, text, missing };
+            let allows_truncation = self.context.settings.allow_truncation;
+            let progress = ReduceProgress { levels, level: levels, text, loss, allows_truncation };
             root.record_tree_state(progress, RunState::Finished)?;
-            Ok(if text && missing == 0 { JobVerdict::Done } else { JobVerdict::SomeFailed })
+            Ok(if progress.is_complete() { JobVerdict::Done } else { JobVerdict::SomeFailed })
         });
         self.root = root;
         let verdict = root_result(comm, verdict)?;

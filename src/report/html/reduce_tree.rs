@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use crate::report::format::{format_count, format_number, format_seconds, pluralize};
 use crate::report::{
-    reduce_levels::{LevelSummary, ReduceSummary},
+    reduce_levels::{LevelSummary, ReduceSummary, truncation_text},
     summary::RunSummary,
 };
 
@@ -27,10 +27,11 @@ pub(super) fn reduce_section(summary: &RunSummary) -> String {
         ("tree-failed", tree.counts.failed.to_string(), format_count(tree.counts.failed), "failed"),
         (
             "tree-missing",
-            tree.missing.to_string(),
-            format_count(tree.missing),
+            tree.loss.missing.to_string(),
+            format_count(tree.loss.missing),
             "leaves missing in the text",
         ),
+        ("tree-cut", tree.loss.cut.to_string(), format_count(tree.loss.cut), "leaves truncated"),
         (
             "tree-seconds",
             format!("{:.3}", tree.active_s),
@@ -70,7 +71,8 @@ fn describe_outcome(tree: &ReduceSummary, summary: &RunSummary) -> String {
         pluralize(above, "level"),
         format_count(tree.fan_in)
     );
-    let end = match (tree.text, tree.missing) {
+    let end = match (tree.text, tree.loss.missing) {
+        (true, 0) if tree.loss.cut > 0 => "All leaves are in the text, but not whole.".into(),
         (true, 0) => "All leaves are in the text.".into(),
         (true, 1) => "One leaf is missing in the text; see tree.jsonl for the reason.".into(),
         (true, missing) => format!(
@@ -86,10 +88,9 @@ fn describe_outcome(tree: &ReduceSummary, summary: &RunSummary) -> String {
                 .into()
         }
     };
-    let truncated: u64 = tree.levels.iter().map(|level| level.cut).sum();
-    let loss = match truncated {
-        0 => String::new(),
-        count => format!(" {} had truncated texts.", pluralize(count, "group")),
+    let loss = match truncation_text(&tree.loss, tree.levels[0].nodes) {
+        None => String::new(),
+        Some(text) => format!(r#" <b class="bad">{text}.</b>"#),
     };
     format!("{shape} {end}{loss}")
 }

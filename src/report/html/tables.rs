@@ -100,9 +100,10 @@ fn invalid_answers_table(invalid: &InvalidSummary) -> String {
         pluralize(invalid.completion_tokens, "token"),
         invalid.answers
     );
-    let rows = invalid.examples.iter().map(|it| {
-        vec![format_id(&it.id), format_count(it.index), escape_html(&it.message)]
-    });
+    let rows = invalid
+        .examples
+        .iter()
+        .map(|it| vec![format_id(&it.id), format_count(it.index), escape_html(&it.message)]);
     html.push_str(&html_table(&[("i", "id"), ("n", "row"), ("w", "first reason")], rows));
     html
 }

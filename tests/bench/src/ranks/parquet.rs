@@ -89,7 +89,8 @@ fn measure(bench: &Bench, prompts: usize) -> Result<Figures, Broken> {
 
 /// How many rows there are, if both files say the same.
 fn same(table: &Path, lines: &Path) -> Result<usize, Broken> {
-    let columns = ParquetReader::open(table, |_| true, &[]).map_err(Broken::at("the Parquet file"))?;
+    let columns =
+        ParquetReader::open(table, |_| true, &[]).map_err(Broken::at("the Parquet file"))?;
     let lines = File::open(lines).map_err(Broken::at("the lines"))?;
     let mut lines = BufReader::with_capacity(1 << 20, lines).lines();
     let mut rows = 0;

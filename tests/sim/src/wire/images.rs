@@ -12,8 +12,11 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 /// http, https and file.
 pub fn image_text(url: &str) -> Result<String, String> {
     if let Some(rest) = url.strip_prefix("data:") {
-        let (kind, data) = rest.split_once(";base64,").ok_or("Only base64 data URLs are supported for now.")?;
-        let bytes = BASE64_STANDARD.decode(data).map_err(|error| format!("Failed to load image: {error}"))?;
+        let (kind, data) =
+            rest.split_once(";base64,").ok_or("Only base64 data URLs are supported for now.")?;
+        let bytes = BASE64_STANDARD
+            .decode(data)
+            .map_err(|error| format!("Failed to load image: {error}"))?;
         if !is_image(&bytes) {
             return Err("Failed to load image: cannot identify image file".into());
         }
@@ -41,8 +44,12 @@ mod tests {
     #[test]
     fn only_images_that_decode_are_seen() {
         assert!(image_text("data:image/gif;base64,R0lGODlh").is_ok());
-        assert_ne!(image_text("data:image/gif;base64,R0lGODlh"), image_text("data:image/gif;base64,R0lGODdh"));
-        for bad in ["data:image/png;base64,AAAA", "data:image/gif;base64,R0l", "data:,x", "cat.png"] {
+        assert_ne!(
+            image_text("data:image/gif;base64,R0lGODlh"),
+            image_text("data:image/gif;base64,R0lGODdh")
+        );
+        for bad in ["data:image/png;base64,AAAA", "data:image/gif;base64,R0l", "data:,x", "cat.png"]
+        {
             assert!(image_text(bad).is_err(), "{bad}");
         }
     }

@@ -494,7 +494,7 @@ fn a_batch_file_stays_one_and_a_stray_row_in_it_is_invalid() {
     // A batch row among plain ones is asked as it is, and changes nothing for the others.
     let plain = jsonl_input(&format!(
         "{}{good}",
-        stray.replace("plain", "0").repeat(1) + "\"b\"\n{\"prompt\": \"c\"}\n"
+        stray.replace("plain", "0") + "\"b\"\n{\"prompt\": \"c\"}\n"
     ));
     let scanned = plain.scan_with(&InputRules::default()).unwrap();
     assert!(!scanned.source.openai_batch && scanned.bad_rows.is_empty());

@@ -69,7 +69,7 @@ fn cut_and_blank_answers_are_told_wherever_counts_are() {
 fn retry_cut_sends_only_cut_answers_and_needs_no_accepted_change_of_max_tokens() {
     let prompts = made_up(24);
     let work = Work::instant(2);
-    let own_limit = |at: usize| at % 4 == 0;
+    let own_limit = |at: usize| at.is_multiple_of(4);
     let row = |(at, prompt): (usize, &String)| {
         if own_limit(at) {
             json!({"prompt": prompt, "max_tokens": 100})

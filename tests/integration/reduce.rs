@@ -215,7 +215,7 @@ fn what_cannot_become_one_text_says_so() {
     let job = reduce(&work, &input, "text.txt", 4).args(["--n", "2", "--temperature", "1"]);
     job.run().with_code(5).complains("one answer per prompt");
     let job = reduce(&work, &input, "text.parquet", 4);
-    job.ranks(2).run().with_code(5).complains("cannot be a Parquet file");
+    job.ranks(2).run().with_code(5).complains("the ending of --output names another format");
     assert!(!work.has("text.parquet.run"));
     assert!(!work.has("text.txt") && !work.has("text.txt.run"));
     assert_eq!(work.requests(), 0);

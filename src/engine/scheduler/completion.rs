@@ -192,7 +192,7 @@ impl<'a> CompletionHandler<'a> {
                 self.queue.requeue_first(batch);
             }
             NextTry::Fail(task, failure) => {
-                self.settle_task(task, Outcome::Failed(failure), ended);
+                self.settle_task(*task, Outcome::Failed(failure), ended);
             }
         }
     }

@@ -25,7 +25,7 @@ pub(crate) type InvalidReasons = HashMap<usize, Vec<Option<InvalidText>>>;
 pub(crate) enum NextTry {
     /// Ask again, before other prompts of its kind.
     AskAgain(Batch),
-    Fail(PromptTask, PromptFailure),
+    Fail(Box<PromptTask>, PromptFailure),
 }
 
 /// The longest answer that is repeated to the model, in characters: its context has to hold the next one too.
@@ -139,7 +139,8 @@ pub(crate) fn resolve_invalid(
 }
 
 fn fail(task: PromptTask, message: String) -> NextTry {
-    NextTry::Fail(task, PromptFailure { kind: FailureKind::Invalid, message, status: Some(200) })
+    let failure = PromptFailure { kind: FailureKind::Invalid, message, status: Some(200) };
+    NextTry::Fail(Box::new(task), failure)
 }
 
 /// Doubles the limit of the answer. Returns false if there is no more room.

@@ -219,7 +219,7 @@ fn verify_counts(
     // Answers that are still on the nodes would explain a difference.
     // Manifests of earlier versions do not count flaws.
     let flaws = manifest.counts.flaws;
-    let recounted = PromptCounts { flaws, ..counts.clone() };
+    let recounted = PromptCounts { flaws, ..counts };
     if !is_outdated && manifest.away.is_none() && recounted != manifest.counts {
         return Err(PreconditionError::CountsDiffer {
             folder: folder.to_owned(),

@@ -49,7 +49,9 @@ pub(crate) fn prepare_input_files(
     };
     // Answers that no run has written may be prompts.
     let own = output.filter(is_run).map(resolved_answers).unwrap_or_default();
-    let finder = InputFinder { format: rules.files.format, own_answers: own.clone() };
+    // The run folder of a first session has a heartbeat, and no manifest that would make it known as such.
+    let own_answers = own.iter().cloned().chain(folder.canonicalize()).collect();
+    let finder = InputFinder { format: rules.files.format, own_answers };
     let found = exclude_own_answers(finder.find_files(inputs)?, inputs, &own);
     let mut intake = InputIntake::new(rules, folder.join(spool_folder_name(start)));
     let files = found.iter().map(|found| intake.prepare_file(found));

@@ -81,6 +81,7 @@ pub(crate) fn base64_bytes(base64: &str) -> usize {
 }
 
 /// Encodes bytes as base64.
+#[cfg(any(test, feature = "parquet"))]
 #[must_use]
 pub(crate) fn encode_base64(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(bytes)

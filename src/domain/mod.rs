@@ -23,8 +23,10 @@ mod server_info;
 mod tally;
 mod url;
 
+#[cfg(feature = "parquet")]
+pub(crate) use answer_columns::ColumnType;
 pub(crate) use answer_columns::{
-    ColumnSurvey, ColumnType, FoundColumns, LineSection, ParsedAnswer, plain_text,
+    ColumnSurvey, FoundColumns, LineSection, ParsedAnswer, plain_text,
 };
 pub(crate) use answer_flaws::{AnswerFlaws, FlawCounts};
 pub(crate) use bit_set::BitSet;

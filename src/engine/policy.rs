@@ -266,7 +266,8 @@ impl EnginePolicy {
     }
 
     /// Returns the prompt's `max_tokens` if it has to be lower than `requested`, lest prompt and answer exceed the
-    /// context. `truncated_to` is the number of tokens to which the server cuts the prompt. Deterministic, so that runs are equal; an estimate, so it never rejects a prompt.
+    /// context. `truncated_to` is the number of tokens to which the server cuts the prompt. Deterministic, so that runs
+    /// are equal; an estimate, so it never rejects a prompt.
     #[must_use]
     pub(crate) fn fitted_max_tokens(
         &self,

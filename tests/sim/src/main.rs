@@ -90,6 +90,9 @@ struct Flags {
     /// The most tokens of a step.
     #[arg(long, default_value_t = 8192)]
     max_batched_tokens: usize,
+    /// The tokens that the KV cache holds for running sequences; 0 is without limit. What does not fit is preempted.
+    #[arg(long, default_value_t = 0)]
+    memory_tokens: usize,
     /// The API server's time for a request, in microseconds.
     #[arg(long, default_value_t = 0.0)]
     api_us_per_request: f64,
@@ -225,6 +228,7 @@ impl Flags {
                 per_prefill_token_us: self.per_prefill_token_us,
                 max_num_seqs: self.max_num_seqs,
                 max_batched_tokens: self.max_batched_tokens,
+                memory_tokens: self.memory_tokens,
                 slow: self.slow.iter().find(of_this).map_or(1.0, |(_, factor)| *factor),
                 api_us_per_request: self.api_us_per_request,
                 api_us_per_prompt: self.api_us_per_prompt,

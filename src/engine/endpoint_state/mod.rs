@@ -435,8 +435,8 @@ impl EndpointState {
 
     /// Records the load that the server reports, or that it reported none.
     pub(crate) fn on_load(&mut self, load: Option<ServerLoad>, now: Instant) {
-        if let Some(ServerLoad { running, waiting, preemptions }) = load {
-            let sample = LoadSample { running, waiting, preemptions };
+        if let Some(ServerLoad { running, waiting, preemptions, cache_usage }) = load {
+            let sample = LoadSample { running, waiting, preemptions, cache_usage };
             let batch_size = self.batch_sizer.unclamped_batch_size();
             if self.concurrency.apply_sample(sample, self.permits_taken, batch_size, now) {
                 debug!(

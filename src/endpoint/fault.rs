@@ -39,6 +39,10 @@ pub(crate) enum RequestFault {
     },
     /// Back-pressure: the server has too much to do (429, 503).
     Busy {
+        /// HTTP status of the response.
+        status: u16,
+        /// Error message of the server.
+        message: String,
         /// Delay that the server asks for (`Retry-After`).
         retry_after: Option<Duration>,
     },
@@ -103,7 +107,7 @@ pub(super) fn classify_response(
         // A wrong key or model: the probe saw another server at this URL, and that one may come back.
         401 | 403 | 404 => RequestFault::EndpointDown { message },
         // Not a failure of the prompt: it costs no attempt, only a lower concurrency limit.
-        429 | 503 => RequestFault::Busy { retry_after },
+        429 | 503 => RequestFault::Busy { status, message, retry_after },
         500..600 => RequestFault::EndpointDown { message },
         _ => RequestFault::Request { message, status },
     }
@@ -227,9 +231,10 @@ mod tests {
             );
         }
         assert_eq!(recorded_fault("completions-list-1025"), RequestFault::ListTooLong);
-        assert_eq!(
-            recorded_fault("queue-limit-64-busy-single"),
-            RequestFault::Busy { retry_after: None }
+        let busy = recorded_fault("queue-limit-64-busy-single");
+        assert!(
+            matches!(busy, RequestFault::Busy { status: 503, retry_after: None, .. }),
+            "{busy:?}"
         );
     }
 

@@ -13,7 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{domain::Url, settings::ApiKey};
+use crate::{
+    domain::{Url, clean_line},
+    settings::ApiKey,
+};
 
 /// vLLM closes a connection after 5 s without traffic, and a request written at that moment gets no answer.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -48,6 +51,8 @@ pub(crate) struct HttpResponse {
     pub status: u16,
     /// Delay that the server asks for before the next request (`Retry-After`, in seconds).
     pub retry_after: Option<Duration>,
+    /// URL that a redirect names.
+    pub redirect: Option<String>,
     /// Response body, read to its end.
     pub body: Vec<u8>,
 }
@@ -165,6 +170,10 @@ impl HttpClient {
             answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
         let retry_after =
             retry_after_header.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+        let location = answer.headers().get("location").filter(|_| (300..400).contains(&status));
+        let redirect = location
+            .and_then(|value| answer.url().join(value.to_str().ok()?).ok())
+            .map(|target| clean_line(target.as_str()).into_owned());
         // Most servers say the length, which saves growing the buffer; a false one costs no memory.
         let announced = answer.content_length().and_then(|length| usize::try_from(length).ok());
         let mut body = Vec::with_capacity(announced.unwrap_or(0).min(MAX_ANNOUNCED_BYTES));
@@ -175,7 +184,7 @@ impl HttpClient {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(HttpResponse { status, retry_after, body })
+        Ok(HttpResponse { status, retry_after, redirect, body })
     }
 }
 

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::{
-    HttpClient, RequestFault, ServerReply, fault, http::ResponseBounds, reply,
+    HttpClient, RequestFault, ServerReply, fault,
+    http::ResponseBounds,
+    probe_reply::{describe_refusal, redirect_hint},
+    reply,
     reply_shape::ExpectedReply,
 };
 use crate::domain::{
@@ -147,10 +150,14 @@ pub(super) async fn post_request(
     };
     let bounds = ResponseBounds { time: limit, bytes: MAX_REPLY_BYTES };
     let answer = client.post_json(url, path, body, bounds).await.map_err(RequestFault::from)?;
-    if answer.status == 200 {
-        Ok(answer.body)
-    } else {
-        Err(fault::classify_response(answer.status, answer.retry_after, &answer.body))
+    match (answer.status, &answer.redirect) {
+        (200, _) => Ok(answer.body),
+        (_, Some(target)) => {
+            let refusal = describe_refusal(&answer, "POST", path);
+            let message = format!("{refusal}\nhint: {}", redirect_hint(target, path));
+            Err(RequestFault::EndpointDown { message })
+        }
+        _ => Err(fault::classify_response(answer.status, answer.retry_after, &answer.body)),
     }
 }
 

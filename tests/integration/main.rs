@@ -33,6 +33,7 @@ mod rows;
 mod run;
 mod scan;
 mod serve;
+mod servers;
 mod snapshots;
 mod structure;
 mod swarm;

@@ -405,10 +405,7 @@ impl EndpointState {
 
     /// Records the result of a probe: the endpoint is up again if it serves one of the job's models.
     pub(crate) fn on_probe(&mut self, probe: &ProbeResult, models: &JobModels, now: Instant) {
-        let served = match probe {
-            ProbeResult::Ready(info) => models.served_by(info),
-            ProbeResult::NotReady(_) => ModelSet::default(),
-        };
+        let served = probe.ready_info().map(|info| models.served_by(info)).unwrap_or_default();
         let is_ready = !served.is_empty();
         if is_ready {
             self.models = served;

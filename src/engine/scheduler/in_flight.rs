@@ -178,8 +178,8 @@ impl InFlight {
         id
     }
 
-    pub(crate) fn launch_probe(&self, url: &Url, endpoint: usize) {
-        self.futures.push(probe_readiness(&self.client, url, endpoint));
+    pub(crate) fn launch_probe(&self, url: &Url, models: Vec<String>, endpoint: usize) {
+        self.futures.push(probe_readiness(&self.client, url, models, endpoint));
     }
 
     pub(crate) fn launch_load_poll(&self, url: &Url, endpoint: usize) {

@@ -334,7 +334,7 @@ impl Scheduler {
 
     fn poll_endpoints(&mut self, now: Instant) {
         for (number, url) in self.endpoints.begin_due_probes(now) {
-            self.in_flight.launch_probe(url, number);
+            self.in_flight.launch_probe(url, self.policy.models.names(), number);
         }
         for (number, url) in self.endpoints.begin_due_load_polls(now) {
             self.in_flight.launch_load_poll(url, number);

@@ -12,7 +12,7 @@ use crate::{
     domain::{ProbeResult, Prompt, Route, Url},
     endpoint::{
         BatchParams, CanaryResult, HttpClient, InferenceRequest, RequestFault, ServerLoad,
-        ServerReply, continue_conversation, fetch_server_load, messages_json, probe_server,
+        ServerReply, continue_conversation, fetch_server_load, messages_json, probe_again,
         send_canary, send_request,
     },
     engine::{
@@ -201,11 +201,17 @@ pub(crate) fn request_future(
     }
 }
 
-/// Returns the future that probes whether an endpoint is ready.
-pub(crate) fn probe_readiness(client: &HttpClient, url: &Url, endpoint: usize) -> RequestFuture {
+/// Returns the future that probes whether an endpoint is ready again, and which of these models it serves.
+pub(crate) fn probe_readiness(
+    client: &HttpClient,
+    url: &Url,
+    models: Vec<String>,
+    endpoint: usize,
+) -> RequestFuture {
     let (client, url) = (client.clone(), url.clone());
     Box::pin(async move {
-        RequestCompletion::Probe { endpoint, probe: probe_server(&client, &url).await }
+        let probe = probe_again(&client, &url, &models).await;
+        RequestCompletion::Probe { endpoint, probe }
     })
 }
 

@@ -87,7 +87,7 @@ pub(crate) fn resolve_fault(
         RequestFault::TooManyTokens { tokens_left, message } => {
             reduce_max_tokens(batch, tokens_left, message)
         }
-        RequestFault::Busy { retry_after } => {
+        RequestFault::Busy { retry_after, .. } => {
             // A pause of hours is cut to a minute: by then another client's burst may be over.
             let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
             let attempts = batch.max_attempts().unwrap_or(1);

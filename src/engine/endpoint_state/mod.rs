@@ -13,11 +13,13 @@
 //! | `concurrency` | how many sequences may be in flight |
 //! | `batch_size` | how many prompts a request carries |
 //! | `timeouts` | how long requests take, and may take |
+//! | `news` | the log lines about endpoints that go down or come up |
 //! | `render_check` | whether conversations may be rendered here |
 
 mod availability;
 mod batch_size;
 mod concurrency;
+mod news;
 mod pool;
 mod render_check;
 mod timeouts;
@@ -40,6 +42,7 @@ use crate::{
 use availability::AvailabilityTracker;
 use batch_size::BatchSizer;
 use concurrency::{AdmittedRequest, ConcurrencyController, LoadSample};
+use news::{EndpointNews, NewsKind};
 use render_check::RenderCheck;
 use timeouts::LatencyModel;
 
@@ -54,6 +57,8 @@ pub(crate) struct EndpointState {
     /// Sequences in flight.
     permits_taken: usize,
     availability: AvailabilityTracker,
+    /// What is to be logged of it.
+    news: Option<EndpointNews>,
     /// The job's models that the server serves, as of its last successful probe.
     models: ModelSet,
     /// Back-pressure replies since the last answer.
@@ -138,6 +143,7 @@ impl EndpointState {
             timeline_slot: timeline_row,
             permits_taken: 0,
             availability,
+            news: None,
             models,
             consecutive_refusals: 0,
             batch_limit: usize::MAX,
@@ -355,26 +361,18 @@ impl EndpointState {
                 let may_be_prompts = status.is_some() && request.only_retries_left;
                 if self.availability.count_fault(may_be_prompts, now) {
                     let retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64());
-                    warn!(
-                        event = "endpoint_suspended",
-                        endpoint = %self.url,
-                        faults = self.availability.consecutive_faults(),
-                        retry_in_s,
-                        "endpoint suspended: {}: {} consecutive faults, probed again in {retry_in_s:.1} s, the last: {message}",
-                        self.url,
+                    let reason = format!(
+                        "{} consecutive faults, probed again in {retry_in_s:.1} s, the last: {message}",
                         self.availability.consecutive_faults(),
                     );
+                    self.news = Some(EndpointNews { kind: NewsKind::Suspended, reason });
                     return true;
                 }
             }
             RequestFault::EndpointDown { message } => {
                 if self.availability.mark_unreachable(now) {
-                    warn!(
-                        event = "endpoint_unreachable",
-                        endpoint = %self.url,
-                        "endpoint unreachable: {}: {message}",
-                        self.url
-                    );
+                    let reason = message.clone();
+                    self.news = Some(EndpointNews { kind: NewsKind::Unreachable, reason });
                     return true;
                 }
             }
@@ -412,7 +410,7 @@ impl EndpointState {
         }
         self.availability.finish_probe(is_ready, now);
         if is_ready {
-            info!(event = "endpoint_ready", endpoint = %self.url, "endpoint ready: {}", self.url);
+            self.news = Some(EndpointNews { kind: NewsKind::Ready, reason: String::new() });
         }
     }
 

@@ -143,6 +143,7 @@ impl Scheduler {
     ) -> (EngineExit, Tally) {
         let exit = self.run_event_loop(&results, &mut commands, events).await;
         self.observer.sample_endpoints(&self.endpoints, Instant::now());
+        self.endpoints.log_last_news(Instant::now());
         events(EngineEvent::TimelineRecorded(self.observer.into_timeline()));
         (exit, self.results.into_tally())
     }
@@ -206,6 +207,7 @@ impl Scheduler {
             self.endpoints.note_window_use();
         }
         self.poll_endpoints(now);
+        self.endpoints.log_news(now);
         let all_done = self.is_all_done();
         if let Some((count, message)) = self.results.check_fail_fast(all_done) {
             events(EngineEvent::FailFastTripped(count, message));

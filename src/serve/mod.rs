@@ -21,9 +21,10 @@ mod restart_policy;
 mod spawn;
 mod supervisor;
 mod supervisor_handle;
+mod watchdog;
 
 pub(crate) use layout::{ServerContext, plan_servers};
-pub(crate) use protocol::ServerSpec;
+pub(crate) use protocol::{ServerSpec, WatchLimits};
 pub(crate) use spawn::exec_server;
 pub(crate) use supervisor::run_supervisor;
 pub(crate) use supervisor_handle::{IdleSupervisor, SupervisorHandle};

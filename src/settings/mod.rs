@@ -62,6 +62,10 @@ pub(crate) struct Settings {
     pub serve_layout: ServeLayout,
     /// Delay between the starts of a node's servers.
     pub serve_stagger: HumanDuration,
+    /// Time without progress after which a started server is restarted; 0: never.
+    pub serve_hang: HumanDuration,
+    /// Age at which a started server is restarted; 0: never.
+    pub serve_max_age: HumanDuration,
     /// Maximum wait for servers to become ready.
     pub ready_timeout: HumanDuration,
     /// Served model to use; default: the only one that is served.
@@ -205,6 +209,8 @@ impl Default for Settings {
             serve_env: Vec::new(),
             serve_layout: ServeLayout::None,
             serve_stagger: HumanDuration::from_millis(500),
+            serve_hang: HumanDuration::from_secs(600),
+            serve_max_age: HumanDuration::from_secs(0),
             ready_timeout: HumanDuration::from_secs(60),
             model: None,
             min_endpoints: CountOrPercent::Count(1),

@@ -298,7 +298,7 @@ fn check_starts_servers_and_ends_them_once_the_last_ones_are_gone() {
     });
     let job = Job::of("check").args(["--ready-timeout", "40s"]).cwd(&work.path(""));
     let job = with_servers(&work, job, base, 2).args(["--min-endpoints", "2"]);
-    job.ranks(2).run().with_code(0).says("tiny", 2);
+    job.ranks(2).run().with_code(0).says("tiny    2048", 2);
     nobody_is_left(&work, 0);
     assert!(work.has("check.servers"));
 }

@@ -2,7 +2,6 @@
 
 pub mod disk;
 pub mod job;
-pub mod stand_in;
 pub mod threads;
 pub mod work;
 

@@ -120,8 +120,6 @@ pub struct Gauges {
     pub waiting: usize,
     /// Tokens that the running ones hold.
     pub held_tokens: usize,
-    /// The share of the memory that they hold, where it has a limit.
-    pub memory_usage: Option<f64>,
     /// What was done so far.
     pub counters: Counters,
 }
@@ -210,7 +208,6 @@ impl Pace {
             running: state.engine.running(),
             waiting: state.engine.waiting_at(self.now()),
             held_tokens: state.engine.held_tokens(),
-            memory_usage: state.engine.memory_usage(),
             counters: state.engine.counters().clone(),
         }
     }

@@ -123,6 +123,15 @@ pub(super) struct ServerArgs {
     /// Delay between the starts of a node's servers [default: 500ms]
     #[arg(long, value_name = "TIME", hide_short_help = true)]
     serve_stagger: Option<String>,
+    /// Restart a server whose requests make no progress for this long; 0s: never [default: 10m]
+    ///
+    /// A server hangs if its token counters in /metrics stand still while requests run, or if it answers /metrics no more.
+    /// Its state, and the stacks of Python processes, are written to its log before it is killed.
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    serve_hang: Option<String>,
+    /// Restart servers of this age, one of a rank at a time; 0s: never [default: 0s]
+    #[arg(long, value_name = "TIME", hide_short_help = true)]
+    serve_max_age: Option<String>,
     /// Longest wait for servers [default: 60s]
     ///
     /// With --serve the default is 30m.
@@ -282,11 +291,6 @@ pub(super) struct InputArgs {
     #[arg(long, value_name = "HOW", hide_short_help = true,
           value_parser = choices(["warn", "refuse", "ignore"]))]
     unknown_fields: Option<String>,
-    /// Thinking that the server leaves at the start of an answer [default: auto]
-    ///
-    /// auto moves it to `reasoning`: <think>…</think>, a lone </think>, and the channels of harmony. off leaves it there.
-    #[arg(long, value_name = "HOW", hide_short_help = true, value_parser = choices(["auto", "off"]))]
-    think_tags: Option<String>,
     /// Ask the job's model for all rows, also for those that name another
     #[arg(long, hide_short_help = true)]
     ignore_row_model: bool,

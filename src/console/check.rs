@@ -5,9 +5,12 @@
 use comfy_table::{ContentArrangement, LineStyle, Table, presets::UTF8_HORIZONTAL_ONLY};
 use serde::{Deserialize, Serialize};
 
-use super::terminal::stdout_columns;
-use crate::domain::{EndpointStatus, ProbeResult, ServedModel, ServerInfo, ServerRoutes};
-use crate::report::format::pluralize;
+use super::{readiness::readiness_hints, terminal::stdout_columns};
+use crate::{
+    domain::{EndpointStatus, ProbeResult, ReadinessCounts, ServedModel, ServerInfo, ServerRoutes},
+    report::format::{pluralize, shorten_list},
+    settings::ApiMode,
+};
 
 /// Findings of `check` over all ranks. The field names are the keys of `check --json`.
 #[derive(Debug, Serialize)]
@@ -19,6 +22,9 @@ pub(crate) struct CheckReport {
     pub endpoints: usize,
     /// Findings of each rank, in rank order.
     pub ranks: Vec<CheckedRank>,
+    /// The model that a job with the same options would use, if the options name one, and how they choose its route.
+    #[serde(skip)]
+    choice: (Option<String>, ApiMode),
 }
 
 /// Findings of one rank.
@@ -39,26 +45,35 @@ pub(crate) struct CheckedRank {
 const TABLE_COLUMNS: [&str; 9] =
     ["rank", "host", "endpoint", "state", "model", "context", "version", "routes", "local rank"];
 const NARROW_COLUMNS: usize = 7;
+/// Models of a server that the table lists.
+const MAX_LISTED_MODELS: usize = 20;
 
 impl CheckReport {
     /// Builds the report from the findings of all ranks and counts the ready servers.
     #[must_use]
     pub(crate) fn new(mpi: String, ranks: Vec<CheckedRank>) -> Self {
         let all = ranks.iter().flat_map(|rank| &rank.endpoints);
-        let ready = all.clone().filter(|it| matches!(it.probe, ProbeResult::Ready(_))).count();
-        Self { mpi, ready, endpoints: all.count(), ranks }
+        let ready = all.clone().filter(|it| it.probe.is_ready()).count();
+        let choice = (None, ApiMode::Auto);
+        Self { mpi, ready, endpoints: all.count(), ranks, choice }
+    }
+
+    /// Sets the model and the choice of a route that the options make.
+    #[must_use]
+    pub(crate) fn for_model(self, model: Option<String>, api: ApiMode) -> Self {
+        Self { choice: (model, api), ..self }
+    }
+
+    fn ready_servers(&self) -> impl Iterator<Item = &ServerInfo> {
+        let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
+        all.filter_map(|it| it.probe.ready_info())
     }
 
     /// Returns the names of all served models, sorted and without duplicates.
     #[must_use]
     pub(crate) fn model_names(&self) -> Vec<&str> {
-        let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
-        let info = all.filter_map(|it| match &it.probe {
-            ProbeResult::Ready(info) => Some(info),
-            ProbeResult::NotReady(_) => None,
-        });
-        let mut names: Vec<_> =
-            info.flat_map(|info| info.models.iter().map(|model| model.id.as_str())).collect();
+        let models = self.ready_servers().flat_map(|info| &info.models);
+        let mut names: Vec<_> = models.map(|model| model.id.as_str()).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -120,16 +135,45 @@ impl CheckReport {
             let ranks = pluralize(idle as u64, "rank");
             text += &format!("{ranks} {verb} no endpoint and would send no prompts\n");
         }
-        if self.ready < self.endpoints {
-            text += "hint: are the servers started, on these ports? Loading a model can take minutes: --ready-timeout 30m\n";
+        let all = self.ranks.iter().flat_map(|rank| &rank.endpoints);
+        let counts = ReadinessCounts::of_statuses(all, None);
+        for hint in readiness_hints(&counts) {
+            text += &format!("hint: {hint}\n");
         }
-        if let models @ [_, _, ..] = self.model_names().as_slice() {
-            text += &format!(
-                "hint: several models are served ({}): choose one with --model\n",
-                models.join(", ")
-            );
-        }
-        text
+        text + &self.model_line()
+    }
+
+    /// Returns the line about the model that a job with the same options would use.
+    fn model_line(&self) -> String {
+        let names = self.model_names();
+        let (model, api) = &self.choice;
+        let model = match (model.as_deref(), names.as_slice()) {
+            (_, []) => return String::new(),
+            (Some(model), _) if names.contains(&model) => model,
+            (Some(model), _) => {
+                return format!(
+                    "hint: model {model} is not served; served models: {}\n",
+                    shorten_list(&names)
+                );
+            }
+            (None, [only]) => *only,
+            (None, several) => {
+                return format!(
+                    "hint: several models are served ({}): choose one with --model\n",
+                    shorten_list(several)
+                );
+            }
+        };
+        let mut serving = self.ready_servers().filter(|info| info.find_model(model).is_some());
+        let route = match api {
+            ApiMode::Completions => "/v1/completions (--api completions)",
+            ApiMode::Chat => "/v1/chat/completions (--api chat)",
+            ApiMode::Auto if serving.any(|info| info.chat_template == Some(false)) => {
+                "/v1/completions, since it has no chat template"
+            }
+            ApiMode::Auto => "/v1/chat/completions",
+        };
+        format!("{model} gets texts by {route}\n")
     }
 }
 
@@ -144,18 +188,30 @@ fn endpoint_row(endpoint: &EndpointStatus) -> Vec<String> {
             row.push("ready".into());
             row.extend(server_info_cells(info));
         }
-        ProbeResult::NotReady(why) => row.push(format!("not ready: {why}")),
+        ProbeResult::NotReady(why) => row.push(format!("not ready: {}", first_line(why))),
+        ProbeResult::Unusable(why) => row.push(format!("unusable: {}", first_line(why))),
     }
     row
 }
 
+/// Returns a reason without its hints, which follow the table.
+fn first_line(reason: &str) -> &str {
+    reason.lines().next().unwrap_or_default()
+}
+
 fn server_info_cells(info: &ServerInfo) -> [String; 4] {
     let each = |text: &dyn Fn(&ServedModel) -> String| {
-        info.models.iter().map(text).collect::<Vec<_>>().join("\n")
+        let mut lines: Vec<String> = info.models.iter().take(MAX_LISTED_MODELS).map(text).collect();
+        match info.models.len().saturating_sub(MAX_LISTED_MODELS) {
+            0 => {}
+            more => lines.push(format!("and {more} more")),
+        }
+        lines.join("\n")
     };
+    let context = |model: &ServedModel| info.max_model_len(&model.id);
     [
         each(&|model| model.id.clone()),
-        each(&|model| model.max_model_len.map_or("unknown".into(), |it| it.to_string())),
+        each(&|model| context(model).map_or("unknown".into(), |it| it.to_string())),
         info.version.clone().unwrap_or_else(|| "unknown".into()),
         route_names(info.routes),
     ]

@@ -39,6 +39,8 @@ pub(crate) struct EndSummary<'a> {
     pub invalid: Option<&'a InvalidStats>,
     /// Seconds of this session, including the wait for servers.
     pub seconds: f64,
+    /// Seconds of these in which the session waited for servers.
+    pub waited: f64,
     pub ranks: usize,
     /// Number of this session, from 1.
     pub starts: u32,
@@ -56,6 +58,8 @@ pub(crate) struct EndSummary<'a> {
     pub stop: Option<StopCause>,
 }
 
+/// Seconds of waiting for servers that the table tells, at least.
+const MIN_TOLD_WAIT: f64 = 1.0;
 /// Failed ids named per failure kind.
 const MAX_LISTED_IDS: usize = 3;
 /// Length at which a named id is cut, in characters.
@@ -93,9 +97,14 @@ impl fmt::Display for EndSummary<'_> {
 }
 
 impl EndSummary<'_> {
+    /// Returns the seconds that count for the speed: those in which servers were there.
+    fn working_seconds(&self) -> f64 {
+        (self.seconds - self.waited).max(0.001)
+    }
+
     fn end_state(&self) -> EndState {
         let (counts, tally) = (self.counts, self.tally);
-        let pace = tally.settled_count() as f64 / self.seconds.max(0.001);
+        let pace = tally.settled_count() as f64 / self.working_seconds();
         let failures = match self.failures {
             Some(all) => all.iter().map(|(kind, stats)| (kind.clone(), stats.count)).collect(),
             None => tally.failed.iter().map(|(kind, count)| (kind_name(*kind), *count)).collect(),
@@ -147,7 +156,7 @@ impl EndSummary<'_> {
         row("answered", share(counts.answered) + &flaws);
         row("failed", share(counts.failed));
         row("open", share(counts.open));
-        let (done, seconds) = (tally.settled_count(), self.seconds.max(0.001));
+        let (done, seconds) = (tally.settled_count(), self.working_seconds());
         let start = match self.starts {
             0 | 1 => "time".to_owned(),
             _ if done == 0 => "time".to_owned(),
@@ -163,6 +172,9 @@ impl EndSummary<'_> {
                 _ => format!("{} in {time} on {ranks}", pluralize(done, "prompt")),
             },
         );
+        if self.waited >= MIN_TOLD_WAIT {
+            row("waited", format!("{} of it for servers", format_elapsed(self.waited)));
+        }
         if done > 0 {
             let rate = |count: u64| format_number(count as f64 / seconds);
             let (prompts, tokens) = (rate(done), rate(tally.completion_tokens));
@@ -380,6 +392,7 @@ mod tests {
             failures: None,
             invalid: None,
             seconds: 12.34,
+            waited: 0.2,
             ranks: 4,
             starts: 1,
             output: Some("answers.jsonl"),
@@ -412,6 +425,16 @@ mod tests {
         let table = EndSummary { starts: 1000, ranks: 12_000, ..end_summary(&counts, &tally) }
             .counts_table();
         assert!(max_line_width(&table.to_string()) <= 80, "{table}");
+    }
+
+    #[test]
+    fn the_wait_for_servers_does_not_count_for_the_speed() {
+        let tally = Tally { answered: 500, requests: 500, ..Tally::default() };
+        let counts = PromptCounts::new(500, 500, 0);
+        let waited = EndSummary { seconds: 90.0, waited: 80.0, ..end_summary(&counts, &tally) };
+        let text = waited.to_string();
+        assert!(text.contains("50 prompts/s") && text.contains("for servers"), "{text}");
+        assert!(!end_summary(&counts, &tally).to_string().contains("for servers"), "a moment");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod next_step;
 mod plan;
 mod plot;
 mod progress;
+mod readiness;
 mod status;
 mod terminal;
 
@@ -24,26 +25,19 @@ pub(crate) use next_step::StopCause;
 pub(crate) use plan::{PlanView, PlannedAction};
 pub(crate) use plot::sweep_chart;
 pub(crate) use progress::ProgressView;
+pub(crate) use readiness::{describe_unready, report_waiting};
 pub(crate) use status::{StatusFollower, StatusView};
 
 use std::{
-    collections::BTreeMap,
     error::Error,
-    fmt::Write as _,
     io::Write,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use crate::{
-    domain::{EndpointStatus, ProbeResult, clean_for_terminal},
-    report::format::pluralize,
-};
+use crate::domain::{ReadinessCounts, clean_for_terminal};
 
 /// Set if standard output belongs to the program that uses this library.
 static STDOUT_SILENCED: AtomicBool = AtomicBool::new(false);
-
-/// Reasons listed in the error about servers that are not ready.
-const MAX_LISTED_REASONS: usize = 10;
 
 /// Stops all output to standard output, which belongs to the program that uses this library.
 pub(crate) fn silence_stdout() {
@@ -96,41 +90,8 @@ pub(crate) fn print_progress(line: &str) {
 }
 
 /// Prints the error that too few servers are ready, with the reasons and the servers of each.
-pub(crate) fn print_unready_endpoints(all: &[&EndpointStatus], least: u64) {
-    // Servers of a node that is not up fail alike: a line per reason, not per server, keeps 3,000 endpoints readable.
-    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for endpoint in all {
-        if let ProbeResult::NotReady(reason) = &endpoint.probe {
-            by_reason.entry(reason).or_default().push(endpoint.url.to_string());
-        }
-    }
-    let ready = all.len() - by_reason.values().map(Vec::len).sum::<usize>();
-    let mut text = format!(
-        "{ready} of {} endpoints are ready, and at least {} {} needed",
-        all.len(),
-        least.max(1),
-        if least <= 1 { "is" } else { "are" },
-    );
-    for (reason, urls) in by_reason.iter().take(MAX_LISTED_REASONS) {
-        let more = match urls.len() {
-            1 => String::new(),
-            count => format!(" and {} more", count - 1),
-        };
-        let _ = write!(text, "\n  {}{more}: {reason}", urls[0]);
-    }
-    if by_reason.len() > MAX_LISTED_REASONS {
-        let more = pluralize((by_reason.len() - MAX_LISTED_REASONS) as u64, "other reason");
-        let _ = write!(text, "\n  and {more}");
-    }
-    text.push_str(if all.len() < usize::try_from(least).unwrap_or(usize::MAX) {
-        "\nhint: --min-endpoints is larger than the number of configured endpoints"
-    } else {
-        "\nhint: are the servers started, on these ports? Loading a model can take minutes: --ready-timeout 30m"
-    });
-    text.push_str(
-        "\nhint: nothing was sent; `aurora-swarm check` with the same options shows the endpoints of every rank",
-    );
-    log::print_error_text(&text);
+pub(crate) fn print_unready_endpoints(counts: &ReadinessCounts, required: u64) {
+    log::print_error_text(&describe_unready(counts, required));
 }
 
 #[cfg(test)]

@@ -45,6 +45,9 @@ pub(crate) use printable::{clean_for_terminal, clean_line, is_terminal_control};
 pub(crate) use prompt::{Prompt, PromptId, PromptInput, RequestParams, Route};
 pub(crate) use reply_fields::{LINE_NAMES, RENAMED_PREFIX, ReplyFields, to_stored_json};
 pub(crate) use row_hash::RowHash;
-pub(crate) use server_info::{EndpointStatus, ProbeResult, ServedModel, ServerInfo, ServerRoutes};
+pub(crate) use server_info::{
+    EndpointStatus, ProbeResult, ProbeTarget, ReadinessCounts, ServedModel, ServerInfo,
+    ServerRoutes,
+};
 pub(crate) use tally::Tally;
 pub use url::Url;

@@ -52,6 +52,11 @@ impl JobModels {
         self.models.get(usize::from(number)).map_or("", |model| &model.name)
     }
 
+    /// Returns the names of all models.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.models.iter().map(|model| model.name.clone()).collect()
+    }
+
     /// Returns the context length of a model in tokens, if it is known.
     pub(crate) fn max_model_len(&self, number: ModelNumber) -> Option<u64> {
         self.models.get(usize::from(number))?.max_model_len

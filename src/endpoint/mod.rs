@@ -9,18 +9,18 @@ mod canary;
 mod fault;
 mod http;
 mod probe;
+mod probe_reply;
 mod reply;
 mod reply_body;
 mod reply_shape;
 mod request;
 mod server_metrics;
-mod thinking;
 mod wire;
 
 pub(crate) use canary::{CanaryResult, send_canary};
 pub(crate) use fault::RequestFault;
 pub(crate) use http::{HttpClient, TransportError};
-pub(crate) use probe::probe_server;
+pub(crate) use probe::{ServerProber, probe_again};
 pub(crate) use reply::{ReplyAnswers, ServerReply};
 pub(crate) use request::{
     BatchParams, InferenceRequest, continue_conversation, messages_json, send_request,

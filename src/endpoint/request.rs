@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::{
-    HttpClient, RequestFault, ServerReply, fault, http::ResponseBounds, reply,
+    HttpClient, RequestFault, ServerReply, fault,
+    http::ResponseBounds,
+    probe_reply::{describe_refusal, redirect_hint},
+    reply,
     reply_shape::ExpectedReply,
 };
 use crate::domain::{
@@ -39,8 +42,6 @@ pub(crate) struct BatchParams {
     pub keep_token_ids: bool,
     /// Whether answers keep the reply as the server sent it.
     pub keep_body: bool,
-    /// Whether thinking at the start of a text is taken out of it.
-    pub split_thinking: bool,
     /// Whether the prompts are token ids, which servers refuse beside texts in one list.
     pub token_ids: bool,
 }
@@ -60,7 +61,6 @@ impl BatchParams {
             is_rendered: route != self.route,
             keep_token_ids: self.keep_token_ids,
             keep_body: self.keep_body,
-            split_thinking: self.split_thinking,
         }
     }
 }
@@ -150,10 +150,14 @@ pub(super) async fn post_request(
     };
     let bounds = ResponseBounds { time: limit, bytes: MAX_REPLY_BYTES };
     let answer = client.post_json(url, path, body, bounds).await.map_err(RequestFault::from)?;
-    if answer.status == 200 {
-        Ok(answer.body)
-    } else {
-        Err(fault::classify_response(answer.status, answer.retry_after, &answer.body))
+    match (answer.status, &answer.redirect) {
+        (200, _) => Ok(answer.body),
+        (_, Some(target)) => {
+            let refusal = describe_refusal(&answer, "POST", path);
+            let message = format!("{refusal}\nhint: {}", redirect_hint(target, path));
+            Err(RequestFault::EndpointDown { message })
+        }
+        _ => Err(fault::classify_response(answer.status, answer.retry_after, &answer.body)),
     }
 }
 
@@ -315,7 +319,6 @@ mod tests {
             allow_lists: true,
             keep_token_ids: true,
             keep_body: false,
-            split_thinking: true,
             token_ids: false,
         };
         String::from_utf8(InferenceRequest::new(&params, prompts.iter(), system).body)

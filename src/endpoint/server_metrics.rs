@@ -1,4 +1,4 @@
-//! The load a server reports: three metrics of its `/metrics` page.
+//! The load a server reports: four metrics of its `/metrics` page.
 //!
 //! The concurrency limit is derived from them in `engine/endpoint_state/concurrency.rs`.
 
@@ -20,6 +20,8 @@ pub(crate) struct ServerLoad {
     pub waiting: f64,
     /// Sequences preempted for lack of KV-cache memory since the server started.
     pub preemptions: f64,
+    /// Share of the KV cache in use, from 0 to 1, of the fullest engine; `None` where the server does not report it.
+    pub cache_usage: Option<f64>,
 }
 
 /// Fetches the load once; `None` if the server has no metrics or does not answer in time.
@@ -39,6 +41,11 @@ fn parse_metrics(page: &str) -> Option<ServerLoad> {
         let Some(rest) = line.strip_prefix("vllm:") else { continue };
         let Some((name, value)) = rest.rsplit_once(' ') else { continue };
         let name = name.split('{').next().unwrap_or(name);
+        if matches!(name, "kv_cache_usage_perc" | "gpu_cache_usage_perc") {
+            let usage = value.parse::<f64>().ok().filter(|usage| (0.0..=1.0).contains(usage));
+            load.cache_usage = [load.cache_usage, usage].into_iter().flatten().reduce(f64::max);
+            continue;
+        }
         let sum = match name {
             "num_requests_running" => &mut load.running,
             "num_requests_waiting" => &mut load.waiting,
@@ -64,10 +71,22 @@ mod tests {
             vllm:num_requests_running{engine=\"1\",model_name=\"a b\"} 4.0\n\
             vllm:num_requests_waiting{engine=\"0\"} 5.0\n\
             vllm:num_requests_waiting_by_reason{engine=\"0\"} 50.0\n\
+            vllm:kv_cache_usage_perc{engine=\"0\"} 0.25\n\
+            vllm:kv_cache_usage_perc{engine=\"1\"} 0.75\n\
             vllm:num_preemptions_total 2\n";
         assert_eq!(
             parse_metrics(page),
-            Some(ServerLoad { running: 7.0, waiting: 5.0, preemptions: 2.0 })
+            Some(ServerLoad {
+                running: 7.0,
+                waiting: 5.0,
+                preemptions: 2.0,
+                cache_usage: Some(0.75)
+            })
+        );
+        assert_eq!(
+            parse_metrics("vllm:num_requests_running{} 1\nvllm:gpu_cache_usage_perc{} NaN")
+                .and_then(|load| load.cache_usage),
+            None
         );
         assert_eq!(parse_metrics("python_gc_objects_collected_total 1.0\n"), None);
         assert_eq!(parse_metrics("vllm:num_requests_running{} NaN"), None);

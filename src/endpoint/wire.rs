@@ -4,34 +4,27 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, value::RawValue};
 
-use crate::domain::clean_line;
+use crate::domain::{ServedModel, clean_line};
 
 /// Bytes of a body that is not JSON in which its message is looked for.
 const MAX_PLAIN_BODY: usize = 64 * 1024;
 
-/// Response body of `GET /v1/models`.
-#[derive(Deserialize)]
-pub(super) struct ModelList {
-    #[serde(default)]
-    pub(super) data: Vec<ModelEntry>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct ModelEntry {
-    pub(super) id: String,
-    /// Context length in tokens; set by vLLM only.
-    #[serde(default)]
-    pub(super) max_model_len: Option<u64>,
-    /// Model folder or hub name; set by vLLM only.
-    #[serde(default)]
-    pub(super) root: Option<String>,
-    /// Name of the base model, for an adapter; set by vLLM only.
-    #[serde(default)]
-    pub(super) parent: Option<String>,
-}
+/// Names by which servers tell a model's context length in `/v1/models`, as paths into its entry: vLLM, llama-server,
+/// LiteLLM, OpenRouter, Groq, LM Studio and Mistral.
+const CONTEXT_LENGTHS: [&[&str]; 9] = [
+    &["max_model_len"],
+    &["meta", "n_ctx"],
+    &["n_ctx"],
+    &["max_input_tokens"],
+    &["model_info", "max_input_tokens"],
+    &["context_length"],
+    &["top_provider", "context_length"],
+    &["context_window"],
+    &["max_context_length"],
+];
 
 /// Response body of `GET /version`.
 #[derive(Deserialize)]
@@ -51,8 +44,59 @@ pub(super) struct ErrorDetails {
     pub(super) message: String,
     /// Request parameter that the error names, if any.
     pub(super) param: Option<String>,
-    /// Code or kind of the error, if it is a word; empty otherwise.
-    pub(super) code: String,
+}
+
+/// Parses the response body of `GET /v1/models`: `{"data": […]}`, or the list alone. An odd field costs no model.
+pub(super) fn parse_model_list(body: &[u8]) -> serde_json::Result<Vec<ServedModel>> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum ModelList {
+        Wrapped { data: Option<Vec<Value>> },
+        Bare(Vec<Value>),
+    }
+    let entries = match serde_json::from_slice(body)? {
+        ModelList::Wrapped { data } => data.unwrap_or_default(),
+        ModelList::Bare(entries) => entries,
+    };
+    let model = |entry: &Value| {
+        let text = |name: &str| entry[name].as_str().map(str::to_owned);
+        Some(ServedModel {
+            id: text("id")?,
+            max_model_len: CONTEXT_LENGTHS.iter().find_map(|path| {
+                let value = path.iter().fold(entry, |value, name| &value[*name]);
+                positive_count(value)
+            }),
+            root: text("root"),
+            parent: text("parent"),
+        })
+    };
+    Ok(entries.iter().filter_map(model).collect())
+}
+
+/// Returns a count of at least 1, which some servers write as a text or with a decimal point.
+fn positive_count(value: &Value) -> Option<u64> {
+    let count = match value {
+        Value::String(text) => text.trim().parse().ok(),
+        number => number.as_u64().or_else(|| {
+            let float = number.as_f64().filter(|it| it.fract() == 0.0 && (1.0..1e15).contains(it));
+            float.map(|it| it as u64)
+        }),
+    };
+    count.filter(|&count| count > 0)
+}
+
+/// Returns whether a body is a JSON object.
+pub(super) fn is_json_object(body: &[u8]) -> bool {
+    serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(body).is_ok()
+}
+
+/// Returns whether a JSON object has an error, whatever the status of its response.
+pub(super) fn has_error(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct ErrorField {
+        error: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<ErrorField>(body).is_ok_and(|body| body.error.is_some())
 }
 
 /// Returns the message of an error body.
@@ -73,24 +117,15 @@ pub(super) fn parse_error_body(body: &[u8]) -> ErrorDetails {
         message: Option<String>,
     }
     #[derive(Deserialize)]
-    struct ErrorObject<'a> {
+    struct ErrorObject {
         message: String,
-        #[serde(borrow)]
-        param: Option<&'a RawValue>,
-        #[serde(borrow)]
-        code: Option<&'a RawValue>,
-        #[serde(borrow, rename = "type")]
-        kind: Option<&'a RawValue>,
+        #[serde(default)]
+        param: Option<String>,
     }
-    let word = |json: Option<&RawValue>| serde_json::from_str::<String>(json?.get()).ok();
     let body_read = serde_json::from_slice::<ErrorBody<'_>>(body).ok();
     let inner = body_read.as_ref().and_then(|body| body.error.or(body.detail)).map(RawValue::get);
-    if let Some(error) = inner.and_then(|raw| serde_json::from_str::<ErrorObject<'_>>(raw).ok()) {
-        return ErrorDetails {
-            message: truncate_message(&error.message),
-            param: word(error.param),
-            code: word(error.code).or_else(|| word(error.kind)).unwrap_or_default(),
-        };
+    if let Some(error) = inner.and_then(|raw| serde_json::from_str::<ErrorObject>(raw).ok()) {
+        return ErrorDetails { message: truncate_message(&error.message), param: error.param };
     }
     let text = inner.map(|raw| serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()));
     let text = text.or(body_read.and_then(|body| body.message));
@@ -99,7 +134,7 @@ pub(super) fn parse_error_body(body: &[u8]) -> ErrorDetails {
         let text = String::from_utf8_lossy(start);
         html_title(&text).unwrap_or_else(|| text.trim().to_owned())
     });
-    ErrorDetails { message: truncate_message(&text), param: None, code: String::new() }
+    ErrorDetails { message: truncate_message(&text), param: None }
 }
 
 /// Returns the title of an HTML page.
@@ -126,6 +161,46 @@ fn truncate_message(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn contexts_are_found_under_all_their_names() {
+        let context = |entry: &str| {
+            let models = parse_model_list(format!("[{entry}]").as_bytes()).expect("a list");
+            assert_eq!(models[0].id, "m", "{entry}");
+            models[0].max_model_len
+        };
+        for field in [
+            r#""max_model_len":4096"#,
+            r#""max_model_len":null,"meta":{"n_ctx_train":131072,"n_ctx":4096}"#,
+            r#""max_input_tokens":4096"#,
+            r#""model_info":{"max_input_tokens":4096}"#,
+            r#""context_length":4096.0"#,
+            r#""context_window":"4096""#,
+            r#""max_context_length":4096,"root":7,"parent":null"#,
+        ] {
+            assert_eq!(context(&format!(r#"{{"id":"m",{field}}}"#)), Some(4096), "{field}");
+        }
+        for field in
+            [r#""max_model_len":0"#, r#""max_model_len":-1"#, r#""meta":{"n_ctx_train":9}"#]
+        {
+            assert_eq!(context(&format!(r#"{{"id":"m",{field}}}"#)), None, "{field}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_models_has_one_of_several_shapes() {
+        let ids = |body: &str| {
+            let models = parse_model_list(body.as_bytes());
+            models.map(|all| all.into_iter().map(|it| it.id).collect::<Vec<_>>()).ok()
+        };
+        let two = Some(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(ids(r#"{"object":"list","data":[{"id":"a"},{"id":"b"}]}"#), two);
+        assert_eq!(ids(r#"[{"id":"a"},{"name":"odd"},7,{"id":"b"}]"#), two);
+        for empty in [r#"{"data":[]}"#, r#"{"data":null}"#, "{}", "[]"] {
+            assert_eq!(ids(empty), Some(Vec::new()), "{empty}");
+        }
+        assert_eq!(ids("<html></html>"), None);
+    }
 
     #[test]
     fn every_shape_of_error_body_gives_its_message() {

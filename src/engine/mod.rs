@@ -26,7 +26,7 @@ pub(crate) use events::{EngineBacklog, EngineEvent, EngineExit, EngineProgress};
 pub(crate) use policy::{
     ConversationRenderer, EnginePolicy, SharedRenderer, SizeMode, TokenCounting,
 };
-pub(crate) use ready_checker::wait_until_ready;
+pub(crate) use ready_checker::ReadyChecker;
 pub(crate) use scheduler::EngineCommand;
 
 use std::{

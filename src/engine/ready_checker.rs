@@ -1,109 +1,120 @@
 //! The wait until a rank's servers are ready, before an engine starts.
 //!
-//! Owns how long servers that are late are waited for. A single probe is in `endpoint::probe`; endpoints that are
-//! suspended while the engine runs are probed by the scheduler.
+//! Owns the probes of a rank's servers, which go on between two rounds of the wait, and their pace. A single probe is in
+//! `endpoint::probe`; how long servers are waited for is decided over all ranks, in `job/setup/readiness.rs`. Endpoints
+//! that are suspended while the engine runs are probed by the scheduler.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::{
-    runtime::Builder,
+    runtime::{Builder, Runtime},
     sync::mpsc,
     task::JoinSet,
-    time::{sleep, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
 
 use crate::{
-    domain::{EndpointStatus, ProbeResult, Url},
-    endpoint::{HttpClient, probe_server},
+    domain::{EndpointStatus, ProbeResult, ProbeTarget, Url},
+    endpoint::{HttpClient, ServerProber},
     settings::ApiKey,
 };
 
-/// Servers that are started together are ready at about the same time: once the first is, the others get as long again
-/// as it took, and at least this.
-const READY_GRACE: Duration = Duration::from_secs(10);
-const MAX_PROBE_INTERVAL: Duration = Duration::from_secs(1);
+const FIRST_PROBE_PAUSE: Duration = Duration::from_millis(100);
 
-/// Local. Probes all servers until they are ready, `timeout` is over, or some have been ready for long while others are
-/// not; servers for which `is_given_up` is true are not waited for. Returns their states in the order of `urls`. Blocks
-/// the calling thread. Servers that are not ready then may join later.
-#[must_use]
-pub(crate) fn wait_until_ready(
-    urls: &[Url],
-    key: Option<ApiKey>,
-    timeout: Duration,
-    is_given_up: impl Fn(&Url) -> bool,
-) -> Vec<EndpointStatus> {
-    let all_not_ready = |reason: String| {
-        let status = |url: &Url| EndpointStatus {
-            url: url.clone(),
-            probe: ProbeResult::NotReady(reason.clone()),
+/// The probes of a rank's servers, each of which is probed until it is ready or can never be. They end with this value.
+pub(crate) struct ReadyChecker {
+    urls: Vec<Url>,
+    /// The last result of each server.
+    found: Vec<Option<ProbeResult>>,
+    /// None if there is nothing to probe.
+    prober: Option<RunningProbes>,
+}
+
+struct RunningProbes {
+    runtime: Runtime,
+    results: mpsc::UnboundedReceiver<(usize, ProbeResult)>,
+    _tasks: JoinSet<()>,
+}
+
+impl ReadyChecker {
+    /// Local. Begins to probe the servers; probes make progress during [`Self::run_round`].
+    pub(crate) fn start(urls: &[Url], key: Option<ApiKey>, target: &ProbeTarget) -> Self {
+        let started =
+            if urls.is_empty() { Ok(None) } else { start_probes(urls, key, target).map(Some) };
+        let (prober, failure) = match started {
+            Ok(prober) => (prober, None),
+            Err(reason) => (None, Some(ProbeResult::NotReady(reason))),
         };
-        urls.iter().map(status).collect()
-    };
-    if urls.is_empty() {
-        return Vec::new();
+        Self { urls: urls.to_vec(), found: vec![failure; urls.len()], prober }
     }
-    let runtime = match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return all_not_ready(format!("cannot create the async runtime: {error}")),
-    };
-    let client = match HttpClient::new(key) {
-        Ok(client) => client,
-        Err(error) => return all_not_ready(error.to_string()),
-    };
-    runtime.block_on(probe_endpoints(urls, &client, timeout, &is_given_up))
+
+    /// Local. Probes until all servers are ready, unusable or given up, or `limit` is over; the first round also ends when
+    /// each has been probed once. Blocks the calling thread.
+    pub(crate) fn run_round(&mut self, limit: Duration, is_given_up: impl Fn(&Url) -> bool) {
+        let is_first = self.found.iter().all(Option::is_none);
+        let Self { urls, found, prober: Some(prober) } = self else { return };
+        let RunningProbes { runtime, results, .. } = prober;
+        let is_over = |found: &[Option<ProbeResult>]| {
+            let is_settled = |(url, probe): (&Url, &Option<ProbeResult>)| {
+                probe.as_ref().is_some_and(|it| it.is_ready() || it.is_unusable())
+                    || is_given_up(url)
+            };
+            urls.iter().zip(found).all(is_settled)
+                || (is_first && found.iter().all(Option::is_some))
+        };
+        runtime.block_on(async {
+            let deadline = Instant::now() + limit;
+            while !is_over(found)
+                && let Ok(Some((number, probe))) = timeout_at(deadline, results.recv()).await
+            {
+                found[number] = Some(probe);
+            }
+        });
+    }
+
+    /// Returns the last result of each server, in the order of the URLs.
+    pub(crate) fn statuses(&self) -> Vec<EndpointStatus> {
+        let unanswered = || ProbeResult::NotReady("no answer yet".into());
+        let status = |(url, probe): (&Url, &Option<ProbeResult>)| EndpointStatus {
+            url: url.clone(),
+            probe: probe.clone().unwrap_or_else(unanswered),
+        };
+        self.urls.iter().zip(&self.found).map(status).collect()
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "engine owns tasks, and ends these with their set")]
-async fn probe_endpoints(
+fn start_probes(
     urls: &[Url],
-    client: &HttpClient,
-    timeout: Duration,
-    is_given_up: &impl Fn(&Url) -> bool,
-) -> Vec<EndpointStatus> {
-    let started = Instant::now();
-    let mut deadline = started + timeout;
-    let (probe_sender, mut probes) = mpsc::unbounded_channel();
+    key: Option<ApiKey>,
+    target: &ProbeTarget,
+) -> Result<RunningProbes, String> {
+    let runtime = Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot create the async runtime: {error}"))?;
+    let client = HttpClient::new(key).map_err(|error| error.to_string())?;
+    let (sender, results) = mpsc::unbounded_channel();
     let mut tasks = JoinSet::new();
     for (number, url) in urls.iter().cloned().enumerate() {
-        tasks.spawn(probe_until_ready(client.clone(), number, url, probe_sender.clone()));
+        let prober = ServerProber::new(client.clone(), url, target.clone());
+        tasks.spawn_on(probe_until_ready(prober, number, sender.clone()), runtime.handle());
     }
-    drop(probe_sender);
-    let unanswered = || ProbeResult::NotReady(format!("no answer within {timeout:?}"));
-    let mut found: Vec<ProbeResult> = urls.iter().map(|_| unanswered()).collect();
-    // A timeout of 0 still probes once. The channel closes when all servers are ready.
-    let earliest_end = started + Duration::from_secs(1);
-    while let Ok(Some((number, probe))) =
-        timeout_at(deadline.max(earliest_end).into(), probes.recv()).await
-    {
-        if matches!(probe, ProbeResult::Ready(_)) {
-            deadline = deadline.min(Instant::now() + started.elapsed().max(READY_GRACE));
-        }
-        found[number] = probe;
-        let is_settled = |(url, probe): (&Url, &ProbeResult)| {
-            matches!(probe, ProbeResult::Ready(_)) || is_given_up(url)
-        };
-        if Instant::now() >= deadline.max(earliest_end) || urls.iter().zip(&found).all(is_settled) {
-            break;
-        }
-    }
-    urls.iter().cloned().zip(found).map(|(url, probe)| EndpointStatus { url, probe }).collect()
+    Ok(RunningProbes { runtime, results, _tasks: tasks })
 }
 
 async fn probe_until_ready(
-    client: HttpClient,
+    mut prober: ServerProber,
     number: usize,
-    url: Url,
-    probe_sender: mpsc::UnboundedSender<(usize, ProbeResult)>,
+    sender: mpsc::UnboundedSender<(usize, ProbeResult)>,
 ) {
-    let mut pause = Duration::from_millis(100);
+    let mut pause = FIRST_PROBE_PAUSE;
     loop {
-        let probe = probe_server(&client, &url).await;
-        let is_ready = matches!(probe, ProbeResult::Ready(_));
-        if probe_sender.send((number, probe)).is_err() || is_ready {
+        let probe = prober.probe().await;
+        let is_over = probe.is_ready() || probe.is_unusable();
+        if sender.send((number, probe)).is_err() || is_over {
             return;
         }
+        pause = pause.min(prober.max_pause());
         sleep(pause).await;
-        pause = (pause * 2).min(MAX_PROBE_INTERVAL);
+        pause *= 2;
     }
 }

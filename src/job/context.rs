@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorClass, ExitCodeFn, JobError};
+use super::{ErrorClass, ExitCodeFn, JobError, PreconditionError};
 use crate::{
     comm::{Comm, CommError, ReduceOp, TypedComm},
     domain::{Url, raw_json::compact_json},
+    report::format::pluralize,
     serve::IdleSupervisor,
     settings::{
         ApiKey, Environment, ResolvedSettings, SettingOrigin, Settings, SettingsLayer,
@@ -139,6 +140,7 @@ fn prepare_bootstraps(
         return Err(JobError::RankCount { expected, started: places.len() });
     }
     let owned = assign_endpoints(&read_endpoint_spec(&settings)?, &places)?;
+    check_endpoints(&settings, &owned)?;
     let settings_json =
         serde_json::to_string(&settings).map_err(|error| CommError::Encode(error.to_string()))?;
     let api_key = environment.get(ApiKey::ENV_VARIABLE).map(ApiKey::new).transpose()?.flatten();
@@ -149,6 +151,22 @@ fn prepare_bootstraps(
         urls,
     };
     Ok((places.into_iter().zip(owned).map(bootstrap).collect(), origins))
+}
+
+/// Refuses endpoints with which the job could only wait in vain.
+fn check_endpoints(settings: &Settings, owned: &[Vec<Url>]) -> Result<(), PreconditionError> {
+    let all = owned.iter().map(Vec::len).sum::<usize>() as u64;
+    let required = settings.min_endpoints.count_of(all);
+    if all > 0 && required > all {
+        let verb = if all == 1 { "is" } else { "are" };
+        let endpoints = format!("{} {verb}", pluralize(all, "endpoint"));
+        return Err(PreconditionError::TooFewEndpoints { required, endpoints });
+    }
+    let needs_tls = |url: &&Url| url.as_str().starts_with("https://");
+    match owned.iter().flatten().find(needs_tls) {
+        Some(url) if !cfg!(feature = "tls") => Err(PreconditionError::TlsNotBuilt(url.clone())),
+        _ => Ok(()),
+    }
 }
 
 /// Local. Merges the layers of settings (file, environment, options) and replaces texts given as `@FILE` by the

@@ -18,6 +18,9 @@ pub(crate) struct StartRecord {
     pub ended: Option<u64>,
     /// Seconds that it worked; of a killed session, until its latest progress.
     pub seconds: f64,
+    /// Seconds of these in which it waited for servers.
+    #[serde(default)]
+    pub waited: f64,
     pub ranks: usize,
     pub host: String,
     pub job: Option<String>,

@@ -342,6 +342,13 @@ impl Manifest {
         }
     }
 
+    /// Records how long the latest session has waited for servers, in seconds.
+    pub(crate) fn record_wait(&mut self, waited: f64) {
+        if let Some(last) = self.history.last_mut() {
+            last.waited = waited;
+        }
+    }
+
     /// Updates the work of the latest session.
     pub(crate) fn record_progress(&mut self, tally: &Tally, seconds: f64) {
         if let Some(last) = self.history.last_mut() {

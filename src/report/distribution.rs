@@ -137,9 +137,9 @@ pub(super) fn parse_id(id: &str) -> Value {
     serde_json::from_str(id).unwrap_or_else(|_| id.into())
 }
 
-/// Returns the seconds of all sessions that sent prompts: a session that only found the run finished must not lower the
-/// rate. Rounded to milliseconds, since a number read back from JSON may differ in its last bit.
+/// Returns the seconds of all sessions that sent prompts, without those in which they waited for servers: neither these nor
+/// a session that only found the run finished must lower the rate. Rounded to milliseconds, since a number read back from JSON may differ in its last bit.
 pub(super) fn active_seconds(history: &[StartRecord]) -> f64 {
     let asked = history.iter().filter(|it| it.did.settled_count() > 0);
-    (asked.map(|it| it.seconds).sum::<f64>() * 1000.0).round() / 1000.0
+    (asked.map(|it| (it.seconds - it.waited).max(0.0)).sum::<f64>() * 1000.0).round() / 1000.0
 }

@@ -84,6 +84,18 @@ pub(crate) fn pluralize(number: u64, what: &str) -> String {
     format!("{} {what}{}", format_count(number), if number == 1 { "" } else { "s" })
 }
 
+/// Names that a message lists, at most.
+const MAX_LISTED_NAMES: usize = 5;
+
+/// Joins names for a message: the first few, and the number of the others.
+pub(crate) fn shorten_list(names: &[impl AsRef<str>]) -> String {
+    let listed: Vec<&str> = names.iter().take(MAX_LISTED_NAMES).map(AsRef::as_ref).collect();
+    match names.len().saturating_sub(MAX_LISTED_NAMES) {
+        0 => listed.join(", "),
+        more => format!("{} and {more} more", listed.join(", ")),
+    }
+}
+
 /// Formats 0.42 as `42 %`. Only 1 is shown as 100 % and only 0 as 0 %, whatever the rounding.
 pub(crate) fn format_percent(share: f64) -> String {
     match share * 100.0 {

@@ -163,6 +163,8 @@ pub(crate) struct SessionSummary {
     /// Outcome: finished, stopped, killed or running.
     pub outcome: &'static str,
     pub active_s: f64,
+    /// Seconds of these in which it waited for servers.
+    pub waited_s: f64,
     pub ranks: usize,
     pub host: String,
     pub job: Option<String>,
@@ -342,7 +344,8 @@ fn session_summary(
     timelines: &[StartTimeline],
     above: Option<&ReduceStartWork>,
 ) -> SessionSummary {
-    let StartRecord { start, began, ended, seconds, ranks, did, before, finished, .. } = record;
+    let StartRecord { start, began, ended, seconds, waited, ranks, did, before, finished, .. } =
+        record;
     let is_running = is_active && *start == manifest.starts && manifest.state == RunState::Running;
     let own_timelines = || timelines.iter().filter(|it| it.start == *start);
     let changes = manifest.changes.iter().filter(|it| it.start == *start).flat_map(|change| {
@@ -367,6 +370,7 @@ fn session_summary(
             (None, _) => "killed",
         },
         active_s: *seconds,
+        waited_s: *waited,
         ranks: *ranks,
         host: record.host.clone(),
         job: record.job.clone(),

@@ -26,6 +26,13 @@ pub(super) fn open_log(path: &Path, command: &str) -> io::Result<File> {
     Ok(file)
 }
 
+/// Appends lines about the server to its log. Nothing else is done if that fails.
+pub(super) fn append_note(path: &Path, note: &str) {
+    if let Ok(mut file) = OpenOptions::new().append(true).open(path) {
+        let _ = writeln!(file, "--- aurora-swarm: {note}");
+    }
+}
+
 /// Empties a log that has become too large. Its server goes on at the new end, since it appends. Nothing else is done if
 /// that fails: the log matters less than the server.
 pub(super) fn limit_log(path: &Path) {

@@ -10,7 +10,7 @@
 //! there is no way, not even `kill -9`, that leaves a server and its memory behind.
 //!
 //! Owns processes, their environments and their logs. Knows nothing of HTTP or prompts: whether a server is ready is
-//! found by [`probe_server`](crate::endpoint::probe_server), and the waiting for it is in `job/setup/readiness.rs`.
+//! found by [`ServerProber`](crate::endpoint::ServerProber), and the waiting for it is in `job/setup/readiness.rs`.
 
 mod environment;
 mod layout;
@@ -21,9 +21,10 @@ mod restart_policy;
 mod spawn;
 mod supervisor;
 mod supervisor_handle;
+mod watchdog;
 
 pub(crate) use layout::{ServerContext, plan_servers};
-pub(crate) use protocol::ServerSpec;
+pub(crate) use protocol::{ServerSpec, WatchLimits};
 pub(crate) use spawn::exec_server;
 pub(crate) use supervisor::run_supervisor;
 pub(crate) use supervisor_handle::{IdleSupervisor, SupervisorHandle};

@@ -23,6 +23,16 @@ pub(crate) struct ServerSpec {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct StartServers {
     pub(super) servers: Vec<ServerSpec>,
+    pub(super) limits: WatchLimits,
+}
+
+/// Times after which a server is restarted though it runs.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct WatchLimits {
+    /// Time without progress.
+    pub hang: Option<Duration>,
+    /// Time since its start.
+    pub max_age: Option<Duration>,
 }
 
 /// Message from the supervisor to the rank. Servers are identified by their ports.
@@ -34,6 +44,10 @@ pub(super) enum SupervisorEvent {
     Started { port: u16, pid: i32 },
     /// The server accepts connections; with the time since its start.
     Listens { port: u16, elapsed_s: f64 },
+    /// The server makes no progress and is killed.
+    Hangs { port: u16, reason: String },
+    /// The server has reached its greatest age and is stopped.
+    Recycled { port: u16, age_s: f64 },
     /// The server exited and will be restarted.
     Ended { port: u16, reason: String, tail: String, restart_in_s: f64 },
     /// The restart waits for these processes of the previous start, which are killed but not gone yet.

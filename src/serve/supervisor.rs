@@ -14,16 +14,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getpid, kill_process, prlimit, wait,
+};
 
 use super::{
     ServerSpec, environment, log,
     process_tree::{
         PORT_VARIABLE, ProcessEntry, ProcessTree, descendants_of, list_processes, read_port_mark,
     },
-    protocol::{StartServers, SupervisorEvent},
+    protocol::{StartServers, SupervisorEvent, WatchLimits},
     restart_policy::{RestartDecision, RestartPolicy, StartDecision, decide_start},
     spawn,
+    watchdog::{HungServer, ServerWatch},
 };
 use crate::settings::Environment;
 
@@ -58,7 +61,11 @@ pub(crate) fn run_supervisor(environment: Environment) -> u8 {
     if reader.is_err() {
         return 1; // the rank sees the end of the pipe
     }
+    let (hang_sender, hang_reports) = mpsc::channel();
     let mut supervisor = ServerSupervisor {
+        limits: WatchLimits::default(),
+        hang_sender,
+        hang_reports,
         secrets: environment::secret_values(&environment),
         environment,
         servers: Vec::new(),
@@ -80,6 +87,10 @@ pub(crate) fn run_supervisor(environment: Environment) -> u8 {
 struct ServerSupervisor {
     environment: Environment,
     secrets: Vec<String>,
+    limits: WatchLimits,
+    /// For the watchdogs of the servers.
+    hang_sender: mpsc::Sender<HungServer>,
+    hang_reports: mpsc::Receiver<HungServer>,
     servers: Vec<SupervisedServer>,
     process_tree: ProcessTree,
     next_tree_update: Instant,
@@ -90,6 +101,9 @@ struct SupervisedServer {
     spec: ServerSpec,
     restart_policy: RestartPolicy,
     state: SupervisedState,
+    watch: Option<ServerWatch>,
+    /// When a server that was told to end is killed.
+    kill_at: Option<Instant>,
 }
 
 enum SupervisedState {
@@ -131,12 +145,14 @@ impl ServerSupervisor {
         let now = Instant::now();
         let (free, taken): (Vec<_>, Vec<_>) =
             command.servers.into_iter().partition(|server| is_port_free(server.port));
+        self.limits = command.limits;
         send_event(&SupervisorEvent::Taken {
             ports: taken.iter().map(|server| server.port).collect(),
         });
         self.servers.extend(free.into_iter().map(|server| {
             let state = SupervisedState::StartDue(now + server.delay, None);
-            SupervisedServer { spec: server, restart_policy: RestartPolicy::new(), state }
+            let restart_policy = RestartPolicy::new();
+            SupervisedServer { spec: server, restart_policy, state, watch: None, kill_at: None }
         }));
     }
 
@@ -152,8 +168,12 @@ impl ServerSupervisor {
             // A server that has begun to listen has started all its processes.
             if server.poll_server(now, &self.environment, &self.secrets) {
                 self.next_tree_update = now;
+                server.start_watch(self.limits, &self.hang_sender);
             }
         }
+        self.end_hung_servers(now);
+        self.recycle_oldest(now);
+        self.kill_overdue(now);
         if now >= self.next_tree_update {
             self.next_tree_update = now + TREE_UPDATE_INTERVAL;
             self.update_process_tree(&own_descendants());
@@ -191,6 +211,78 @@ impl ServerSupervisor {
                     SupervisedState::StartDue(now, None)
                 }
             };
+        }
+    }
+
+    /// Ends servers that hang: their state goes to their logs, and SIGABRT makes Python print its stacks there.
+    fn end_hung_servers(&mut self, now: Instant) {
+        while let Ok(HungServer { leader, reason }) = self.hang_reports.try_recv() {
+            let is_it = |server: &SupervisedServer| matches!(server.state, SupervisedState::Running(it) if raw_pid(it.leader) == leader);
+            let Some(index) = self.servers.iter().position(is_it) else { continue };
+            let members = self.end_members(index, Signal::ABORT, now);
+            let SupervisedServer { spec, .. } = &self.servers[index];
+            log::append_note(&spec.log, &format!("it hangs, {reason}, and is killed"));
+            for pid in members {
+                log::append_note(&spec.log, &describe_process(pid));
+            }
+            send_event(&SupervisorEvent::Hangs { port: spec.port, reason });
+        }
+    }
+
+    /// Stops the oldest server that has reached the greatest age, while all servers listen.
+    fn recycle_oldest(&mut self, now: Instant) {
+        let Some(max_age) = self.limits.max_age else { return };
+        let running = |server: &SupervisedServer| match server.state {
+            SupervisedState::Running(it) if it.is_listening && server.kill_at.is_none() => Some(it),
+            _ => None,
+        };
+        let is_given_up =
+            |server: &SupervisedServer| matches!(server.state, SupervisedState::GivenUp);
+        if !self.servers.iter().all(|server| running(server).is_some() || is_given_up(server)) {
+            return;
+        }
+        let started = |index: &usize| running(&self.servers[*index]).map(|it| it.started);
+        let oldest = (0..self.servers.len()).filter(|it| started(it).is_some()).min_by_key(started);
+        let Some((index, age)) = oldest
+            .and_then(|index| Some((index, now - started(&index)?)))
+            .filter(|it| it.1 >= max_age)
+        else {
+            return;
+        };
+        self.end_members(index, Signal::TERM, now);
+        let port = self.servers[index].spec.port;
+        send_event(&SupervisorEvent::Recycled { port, age_s: age.as_secs_f64() });
+    }
+
+    /// Sends a signal to all processes of a running server, which are killed if they do not end. Returns their pids.
+    fn end_members(&mut self, index: usize, signal: Signal, now: Instant) -> Vec<i32> {
+        let SupervisedState::Running(running) = self.servers[index].state else {
+            return Vec::new();
+        };
+        let descendants = own_descendants();
+        self.update_process_tree(&descendants);
+        let members = self.process_tree.members_of(raw_pid(running.leader), &descendants);
+        for &pid in &members {
+            if signal == Signal::ABORT {
+                forbid_core_dump(pid);
+            }
+            send_signal(pid, signal);
+        }
+        (self.servers[index].kill_at, self.servers[index].watch) = (Some(now + TERM_GRACE), None);
+        members
+    }
+
+    /// Kills the servers that were told to end and have not ended.
+    fn kill_overdue(&mut self, now: Instant) {
+        for index in 0..self.servers.len() {
+            let SupervisedServer { state, kill_at, .. } = &mut self.servers[index];
+            if let (SupervisedState::Running(running), Some(due)) = (&*state, *kill_at)
+                && due <= now
+            {
+                let leader = running.leader;
+                *kill_at = Some(now + TERM_GRACE);
+                self.kill_members(leader, &own_descendants());
+            }
         }
     }
 
@@ -261,6 +353,14 @@ impl SupervisedServer {
         matches!(self.state, SupervisedState::Running(running) if running.leader == pid)
     }
 
+    /// Begins to watch a server that has begun to listen.
+    fn start_watch(&mut self, limits: WatchLimits, sender: &mpsc::Sender<HungServer>) {
+        if let (SupervisedState::Running(running), Some(hang)) = (&self.state, limits.hang) {
+            let leader = raw_pid(running.leader);
+            self.watch = ServerWatch::start(self.spec.port, leader, hang, sender.clone());
+        }
+    }
+
     /// Starts the server if it is due, or checks whether it listens; true when it accepts its first connection.
     fn poll_server(&mut self, now: Instant, environment: &Environment, secrets: &[String]) -> bool {
         match &mut self.state {
@@ -306,6 +406,8 @@ impl SupervisedServer {
         for name in environment::removed_variables(environment, command) {
             process.env_remove(name);
         }
+        // With this, Python prints the stacks of all threads when it is killed by SIGABRT.
+        process.env("PYTHONFAULTHANDLER", "1");
         process.envs(variables.iter().map(|(name, value)| (name, value)));
         // Set last, so that none of the user's variables replaces the mark.
         process.env(PORT_VARIABLE, self.spec.port.to_string());
@@ -315,6 +417,7 @@ impl SupervisedServer {
     }
 
     fn record_exit(&mut self, now: Instant, reason: &str, code: Option<i32>, secrets: &[String]) {
+        (self.watch, self.kill_at) = (None, None);
         let (uptime, was_ready, last) = match self.state {
             SupervisedState::Running(running) => {
                 (now.duration_since(running.started), running.is_listening, Some(running.leader))
@@ -379,6 +482,23 @@ fn reap_all_children() -> bool {
 
 fn own_descendants() -> Vec<ProcessEntry> {
     descendants_of(raw_pid(getpid()), &list_processes())
+}
+
+/// Describes what a process is doing, for the log of its server.
+fn describe_process(pid: i32) -> String {
+    let read = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        text.trim().to_owned()
+    };
+    let status = read("status");
+    let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or("gone");
+    format!("process {pid} ({}): state {}, waits in {}", read("comm"), state.trim(), read("wchan"))
+}
+
+/// Keeps a process that is about to be aborted from writing its memory to a file.
+fn forbid_core_dump(pid: i32) {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let _ = prlimit(Pid::from_raw(pid), Resource::Core, none); // it may be gone
 }
 
 fn send_signal(pid: i32, signal: Signal) {

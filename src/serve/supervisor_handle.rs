@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::{error, info, warn};
 
 use super::{
-    ServerSpec,
+    ServerSpec, WatchLimits,
     protocol::{StartServers, SupervisorEvent},
     spawn,
 };
@@ -70,6 +70,7 @@ impl SupervisorHandle {
     pub(crate) fn start_servers(
         supervisor: IdleSupervisor,
         servers: Vec<ServerSpec>,
+        limits: WatchLimits,
     ) -> Result<Self, String> {
         let mut process = supervisor.0?;
         for folder in servers.iter().filter_map(|server| server.log.parent()) {
@@ -79,7 +80,7 @@ impl SupervisorHandle {
         }
         let logs =
             servers.iter().map(|server| (server.port, server.log.display().to_string())).collect();
-        let command = serde_json::to_string(&StartServers { servers });
+        let command = serde_json::to_string(&StartServers { servers, limits });
         let command = command
             .map_err(|error| format!("cannot encode the servers for the guard process: {error}"))?;
         let exited_early = || "the guard process ended before any server was started".to_owned();
@@ -211,6 +212,19 @@ impl ServerReports {
                     port, elapsed_s, "server ready: port {port} ({elapsed_s:.1} s)"
                 );
             }
+            SupervisorEvent::Hangs { port, reason } => {
+                let log = self.log_path(port);
+                warn!(
+                    event = "server_hangs",
+                    port,
+                    log,
+                    "server hangs: port {port}: {reason}; its state is in {log}, and it is killed"
+                );
+            }
+            SupervisorEvent::Recycled { port, age_s } => info!(
+                event = "server_recycled",
+                port, age_s, "server recycled: port {port}, {age_s:.0} s after its start"
+            ),
             SupervisorEvent::Ended { port, reason, tail, restart_in_s } => {
                 self.process_groups.remove(&port);
                 let excerpt = self.log_excerpt(port, &tail);

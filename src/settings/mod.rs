@@ -31,8 +31,7 @@ pub(crate) use times::{UtcTimestamp, Walltime};
 pub(crate) use values::{
     ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, CsvDelimiter, DuplicateIdPolicy, ExtraBody,
     GatherMode, HeaderMode, HumanDuration, LogFormat, OutputFormat, ProgressStyle,
-    RemoteEndpointPolicy, ResumePolicy, SourceFormat, ThinkTagPolicy, TokenLimit,
-    UnknownFieldPolicy, UsageMode,
+    RemoteEndpointPolicy, ResumePolicy, SourceFormat, TokenLimit, UnknownFieldPolicy, UsageMode,
 };
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +62,10 @@ pub(crate) struct Settings {
     pub serve_layout: ServeLayout,
     /// Delay between the starts of a node's servers.
     pub serve_stagger: HumanDuration,
+    /// Time without progress after which a started server is restarted; 0: never.
+    pub serve_hang: HumanDuration,
+    /// Age at which a started server is restarted; 0: never.
+    pub serve_max_age: HumanDuration,
     /// Maximum wait for servers to become ready.
     pub ready_timeout: HumanDuration,
     /// Served model to use; default: the only one that is served.
@@ -175,8 +178,6 @@ pub(crate) struct Settings {
     pub unknown_fields: UnknownFieldPolicy,
     /// Send rows that name another model to the run's model.
     pub ignore_row_model: bool,
-    /// Treatment of thinking at the start of answers.
-    pub think_tags: ThinkTagPolicy,
     /// Token counts in answers.
     pub usage: UsageMode,
     /// Leave prompts out of answers.
@@ -208,6 +209,8 @@ impl Default for Settings {
             serve_env: Vec::new(),
             serve_layout: ServeLayout::None,
             serve_stagger: HumanDuration::from_millis(500),
+            serve_hang: HumanDuration::from_secs(600),
+            serve_max_age: HumanDuration::from_secs(0),
             ready_timeout: HumanDuration::from_secs(60),
             model: None,
             min_endpoints: CountOrPercent::Count(1),
@@ -264,7 +267,6 @@ impl Default for Settings {
             duplicate_ids: DuplicateIdPolicy::Refuse,
             unknown_fields: UnknownFieldPolicy::Warn,
             ignore_row_model: false,
-            think_tags: ThinkTagPolicy::Auto,
             usage: UsageMode::Share,
             no_echo: false,
             keep_row: false,
@@ -310,8 +312,7 @@ impl Settings {
         if self.n > 1 {
             params.set("n", self.n.to_string());
         }
-        // (null says that the field is not to be sent)
-        self.extra_body.0.merged_over(&params).without_nulls()
+        self.extra_body.0.merged_over(&params)
     }
 
     /// Returns the settings that affect answers, by key. A run resumes only with equal ones, unless changes are
@@ -319,7 +320,7 @@ impl Settings {
     #[must_use]
     pub(crate) fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
-        const ANSWER_KEYS: [&str; 20] = [
+        const ANSWER_KEYS: [&str; 19] = [
             "model",
             "api",
             "template",
@@ -339,7 +340,6 @@ impl Settings {
             "buffer",
             "schema",
             "check",
-            "think-tags",
         ];
         let all = serde_json::to_value(self).unwrap_or_default();
         let reduce_keys = REDUCE_KEYS.iter().filter(|_| self.reduce_template.is_some());

@@ -86,6 +86,55 @@ fn conversational_data_sets_run_as_they_are() {
     );
 }
 
+/// The responses of a run of a data set, and the lines of its plan.
+fn run_data_set(work: &Work, name: &str, args: &[&str]) -> (Vec<Value>, String) {
+    let input = data_set(name);
+    let output = format!("{name}.answers.jsonl");
+    let path = work.path(&output).to_string_lossy().into_owned();
+    let plan = Job::of("plan").args([&*input, "--output", &path]).args(args.iter().copied());
+    let plan = plan.run().with_code(0);
+    let job = work.run_to(&input, &output).args(args.iter().copied());
+    job.args(["--max-tokens", "8"]).ranks(2).run().with_code(0);
+    (responses(work, &output), plan.out)
+}
+
+#[test]
+fn tables_lists_and_folders_of_data_sets_run_as_they_are() {
+    let work = Work::instant(2);
+    let by_chats = |prompts: &[&str]| -> Vec<Value> {
+        prompts.iter().map(|prompt| by_chat(prompt, 8).into()).collect()
+    };
+    let (answers, plan) =
+        run_data_set(&work, "alpaca.json", &["--template", r"{{instruction}}\n{{input}}"]);
+    assert_eq!(answers, by_chats(&["Name a prime.\n", "Name the capital.\nPeru"]));
+    assert!(plan.contains("2 prompts in 1 file"), "{plan}");
+
+    let question = ["--csv-header", "no", "--template", r"{{1}}\nA. {{2}}\nB. {{3}}"];
+    let (answers, _) = run_data_set(&work, "mmlu.csv", &question);
+    let degree = "Find the degree of Q(sqrt(2), sqrt(3)) over Q.\nA. 0\nB. 4";
+    let no = "He said \"no\", and left.\nWhy?\nA. a, b\nB. c";
+    assert_eq!(answers, by_chats(&[degree, no]));
+
+    let passage = ["--csv-header", "no", "--template", "{{2}}"];
+    let (answers, plan) = run_data_set(&work, "collection.tsv", &passage);
+    let passages = [
+        "The \"Manhattan Project\" ended in 1947.",
+        "\"Why is the sky blue? Light scatters.",
+        "5' 10\" is tall.",
+    ];
+    assert_eq!(answers, by_chats(&passages));
+    assert!(plan.contains("3 prompts in 1 file"), "a quote that opens a field is a letter: {plan}");
+
+    let (answers, plan) = run_data_set(&work, "spark", &[]);
+    assert_eq!(answers, by_chats(&["one", "two", "three"]));
+    assert!(plan.contains("3 prompts in 2 files"), "{plan}");
+
+    let (answers, plan) =
+        run_data_set(&work, "partitioned", &["--template", "{{word}} ({{lang}})"]);
+    assert_eq!(answers, by_chats(&["eau ()", "Wasser (de)", "water (en)"]));
+    assert!(plan.contains("3 prompts in 3 files"), "{plan}");
+}
+
 #[test]
 fn token_ids_are_sent_in_lists_of_their_own() {
     let work = Work::instant(1);

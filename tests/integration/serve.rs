@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use vllm_sim::{CostModel, Fleet, Profile};
+use vllm_sim::{CostModel, Fault, Fleet, Profile, Rule, Script};
 
 use crate::support::{
     Job, processes_with,
@@ -19,6 +19,7 @@ use crate::support::{
 const PORT: &str = "SWARM_TEST_PORT";
 const MARKER: &str = "SWARM_TEST_MARKER";
 const WORKER: &str = "SWARM_TEST_WORKER";
+const STALL: &str = "SWARM_TEST_STALL";
 
 /// Not a test but a server: this binary again, so that nothing else has to be built. With a worker in a group of its own that
 /// will not hear of ending, as an engine may be, and one that has left its parent and its session too, as daemons do.
@@ -38,7 +39,11 @@ fn a_server() {
         parent.args(["-c", &daemon]).spawn().unwrap().wait().unwrap();
     }
     let cost = CostModel { step_base_us: 8_000.0, max_num_seqs: 16, ..CostModel::default() };
-    let profile = Profile { cost, port: port.parse().unwrap(), ..Profile::default() };
+    // The first server of the job that finds the file missing stands still after some requests.
+    let stalls = std::env::var(STALL).is_ok_and(|path| std::fs::File::create_new(path).is_ok());
+    let rules = Vec::from_iter(stalls.then(|| Rule { from: 40, ..Rule::always(Fault::Stall) }));
+    let script = Script { seed: 1, rules };
+    let profile = Profile { cost, script, port: port.parse().unwrap(), ..Profile::default() };
     Fleet::start(vec![profile]).unwrap().wait().unwrap();
 }
 
@@ -293,7 +298,7 @@ fn check_starts_servers_and_ends_them_once_the_last_ones_are_gone() {
     });
     let job = Job::of("check").args(["--ready-timeout", "40s"]).cwd(&work.path(""));
     let job = with_servers(&work, job, base, 2).args(["--min-endpoints", "2"]);
-    job.ranks(2).run().with_code(0).says("tiny", 2);
+    job.ranks(2).run().with_code(0).says("tiny    2048", 2);
     nobody_is_left(&work, 0);
     assert!(work.has("check.servers"));
 }
@@ -308,4 +313,32 @@ fn a_finished_run_starts_nothing_and_a_guard_that_is_not_needed_ends() {
     let ended = job.args(["--serve", "no-such-server"]).ranks(2).run().with_code(0);
     assert!(ended.took < Duration::from_secs(10), "{:?}", ended.took);
     assert!(!work.has("answers.jsonl.run/servers"));
+}
+
+#[test]
+fn a_server_that_hangs_is_killed_and_restarted_and_costs_no_answer() {
+    let work = Work::with(Vec::new());
+    let prompts = made_up(400);
+    let input = work.prompts(&prompts);
+    let stall = format!("{STALL}={}", work.path("stalled").display());
+    let job = run(&work, &input, free_ports(1), 1).args(["--serve-env", &stall, "--no-batch"]);
+    let ended = job.args(["--serve-hang", "3s", "--timeout", "50s"]).run().with_code(0);
+    ended.complains("server hangs: port").complains("and no token for");
+    all_are_right(&work, &prompts);
+    let logs = std::fs::read_dir(work.path("answers.jsonl.run/servers")).unwrap();
+    let text: String =
+        logs.flatten().map(|log| std::fs::read_to_string(log.path()).unwrap()).collect();
+    assert!(text.contains("it hangs, ") && text.contains("): state "), "{text}");
+    nobody_is_left(&work, 10);
+}
+
+#[test]
+fn servers_are_recycled_one_at_a_time_at_their_greatest_age() {
+    let work = Work::with(Vec::new());
+    let prompts = made_up(2_500);
+    let input = work.prompts(&prompts);
+    let job = run(&work, &input, free_ports(2), 2).args(["--serve-max-age", "3s"]);
+    job.run().with_code(0).complains("server recycled: port");
+    all_are_right(&work, &prompts);
+    nobody_is_left(&work, 10);
 }

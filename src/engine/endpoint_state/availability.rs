@@ -17,6 +17,8 @@ pub(crate) struct AvailabilityTracker {
     on_probation: bool,
     answered_since_up: bool,
     ever_answered: bool,
+    /// Whether it was ready at any time.
+    ever_up: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ enum EndpointAvailability {
 const SUSPEND_AFTER_FAULTS: u32 = 3;
 pub(crate) const MIN_PROBE_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_PROBE_BACKOFF: Duration = Duration::from_secs(30);
+/// The same for an endpoint that was never ready: it is probably starting, and a probe costs it nothing.
+const MAX_START_BACKOFF: Duration = Duration::from_secs(2);
 
 impl AvailabilityTracker {
     pub(crate) fn new(is_ready: bool, now: Instant) -> Self {
@@ -46,6 +50,7 @@ impl AvailabilityTracker {
             on_probation: false,
             answered_since_up: false,
             ever_answered: false,
+            ever_up: is_ready,
         }
     }
 
@@ -107,7 +112,8 @@ impl AvailabilityTracker {
         self.answered_since_up = false;
         self.on_probation = true;
         self.state = EndpointAvailability::Suspended(now + self.probe_backoff);
-        self.probe_backoff = (self.probe_backoff * 2).min(MAX_PROBE_BACKOFF);
+        let limit = if self.ever_up { MAX_PROBE_BACKOFF } else { MAX_START_BACKOFF };
+        self.probe_backoff = (self.probe_backoff * 2).min(limit);
     }
 
     /// Returns when the next probe is due; none while the endpoint is up or a probe is under way.
@@ -131,6 +137,7 @@ impl AvailabilityTracker {
         if is_ready {
             // Its faults are kept: one more and it is suspended again, for twice as long.
             self.state = EndpointAvailability::Up;
+            self.ever_up = true;
             self.consecutive_faults = self.consecutive_faults.min(SUSPEND_AFTER_FAULTS - 1);
         } else {
             self.suspend_endpoint(now);
@@ -154,5 +161,17 @@ mod tests {
             assert!(!endpoint.is_up());
         }
         assert_eq!(endpoint.next_probe(), Some(now + MAX_PROBE_BACKOFF));
+    }
+
+    #[test]
+    fn a_server_that_is_still_starting_is_found_soon_after_it_is_ready() {
+        let mut now = Instant::now();
+        let mut endpoint = AvailabilityTracker::new(false, now);
+        for _ in 0..12 {
+            now = endpoint.next_probe().expect("suspended");
+            assert!(endpoint.begin_due_probe(now));
+            endpoint.finish_probe(false, now);
+            assert!(endpoint.next_probe() <= Some(now + MAX_START_BACKOFF));
+        }
     }
 }

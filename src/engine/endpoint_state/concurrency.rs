@@ -17,6 +17,8 @@ pub(crate) struct LoadSample {
     pub(crate) waiting: f64,
     /// Preemptions since the server started.
     pub(crate) preemptions: f64,
+    /// Share of the server's KV cache in use, where it reports that.
+    pub(crate) cache_usage: Option<f64>,
 }
 
 /// A request that was answered.
@@ -85,7 +87,7 @@ struct WindowLoad {
     /// The sequences that should wait at the server.
     target_waiting: f64,
     is_full: bool,
-    /// Whether no preemption was seen lately.
+    /// Whether the server's KV cache has room for more, as far as is known.
     may_grow: bool,
 }
 
@@ -114,8 +116,13 @@ const HOLD_INTERVAL: Duration = Duration::from_secs(60);
 const MIN_MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// The time that a doubling has to show a gain: a step that prefills many prompts is slow.
 const NO_GAIN_TIMEOUT: Duration = Duration::from_secs(1);
-/// The time after a preemption in which the window does not grow.
+/// The time after a preemption in which the window does not grow, unless the KV cache is known to have room again.
 const PREEMPTION_PAUSE: Duration = Duration::from_secs(10);
+/// The share of the KV cache in use up to which the window grows by a few sequences. Running sequences need more of the
+/// cache with every token, and what does not fit any more is computed twice.
+const MAX_USAGE_FOR_GROWTH: f64 = 0.85;
+/// The share of the KV cache in use up to which the window is doubled: with more, twice as many sequences do not fit.
+const MAX_USAGE_FOR_DOUBLING: f64 = 0.5;
 
 impl ConcurrencyController {
     /// Creates a controller for a window of at least `min_size` sequences. `has_metrics` is whether the server reports
@@ -232,14 +239,10 @@ impl MetricsController {
         batch_size: usize,
         now: Instant,
     ) -> usize {
-        let LoadSample { running, waiting, preemptions } = sample;
+        let LoadSample { running, waiting, preemptions, cache_usage } = sample;
         self.estimated_slots = self.estimated_slots.max(running);
         if self.has_preempted(preemptions) {
-            // The server's memory is full: a preempted sequence is computed twice.
-            self.is_steady = true;
-            self.estimated_slots = running;
-            self.growth_paused_until = Some(now + PREEMPTION_PAUSE);
-            return size - size / 8;
+            return self.size_after_preemption(size, running, taken, now);
         }
         let load = WindowLoad {
             size,
@@ -248,18 +251,48 @@ impl MetricsController {
             waiting,
             target_waiting: self.target_waiting(batch_size),
             is_full: taken * 10 >= size * 9,
-            may_grow: self.growth_paused_until.is_none_or(|until| now >= until),
+            may_grow: match cache_usage {
+                Some(usage) => usage <= MAX_USAGE_FOR_GROWTH,
+                None => self.growth_paused_until.is_none_or(|until| now >= until),
+            },
         };
         self.recent_waiting.rotate_left(1);
         self.recent_waiting[2] = waiting;
-        let can_double = load.is_full && waiting < load.target_waiting && load.may_grow;
+        let has_room_for_twice = cache_usage.is_none_or(|usage| usage <= MAX_USAGE_FOR_DOUBLING);
+        let can_double =
+            load.is_full && waiting < load.target_waiting && load.may_grow && has_room_for_twice;
         if batch_size > 1 && size < 4 * batch_size && can_double {
             size * 2 // four batches have to fit: one ends while the others run
         } else if self.is_steady {
             self.steady_size(load)
         } else {
-            self.climb_size(load, now)
+            self.climb_size(load, has_room_for_twice, now)
         }
+    }
+
+    /// Returns the window after a preemption: the server's KV cache is full, and a preempted sequence is computed twice. A
+    /// little less fits than still runs. What is in flight beyond that drains first, because until then each further
+    /// preemption is a consequence of the old window.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a count of sequences, from 0 to thousands"
+    )]
+    fn size_after_preemption(
+        &mut self,
+        size: usize,
+        running: f64,
+        taken: usize,
+        now: Instant,
+    ) -> usize {
+        self.is_steady = true;
+        self.growth_paused_until = Some(now + PREEMPTION_PAUSE);
+        if self.decrease_target > 0 && taken > self.decrease_target {
+            return size;
+        }
+        self.estimated_slots = running;
+        self.decrease_target = ((running * 15.0 / 16.0) as usize).clamp(1, size);
+        self.decrease_target
     }
 
     fn has_preempted(&mut self, preemptions: f64) -> bool {
@@ -280,12 +313,13 @@ impl MetricsController {
     }
 
     /// Doubles the window while more sequences run each time.
-    fn climb_size(&mut self, load: WindowLoad, now: Instant) -> usize {
+    fn climb_size(&mut self, load: WindowLoad, has_room_for_twice: bool, now: Instant) -> usize {
         let WindowLoad { size, running, waiting, is_full, .. } = load;
         // Waiting sequences are being prefilled, or have no slot: the latter only if no more of them run after a while.
         if is_full
             && waiting < load.target_waiting / 2.0
             && load.may_grow
+            && has_room_for_twice
             && running > self.running_at_doubling * MIN_GAIN
         {
             (self.running_at_doubling, self.no_gain_since) = (running, None);
@@ -401,7 +435,12 @@ mod tests {
     /// Returns the load of a server with this many slots and `taken` single requests in flight.
     fn sample_with_slots(slots: usize, taken: usize) -> LoadSample {
         let running = taken.min(slots);
-        LoadSample { running: running as f64, waiting: (taken - running) as f64, preemptions: 0.0 }
+        LoadSample {
+            running: running as f64,
+            waiting: (taken - running) as f64,
+            preemptions: 0.0,
+            cache_usage: None,
+        }
     }
 
     fn run_to_convergence(slots: usize, list: usize) -> (usize, usize) {
@@ -469,7 +508,7 @@ mod tests {
             }
             let (run, wait) = (running as f64, (taken - running) as f64);
             window.apply_sample(
-                LoadSample { running: run, waiting: wait, preemptions: 0.0 },
+                LoadSample { running: run, waiting: wait, preemptions: 0.0, cache_usage: None },
                 taken,
                 1,
                 now,
@@ -501,10 +540,17 @@ mod tests {
     fn preemptions_shrink_the_window_and_pause_growth() {
         let mut window = ConcurrencyController::new(SizeMode::Auto, 1, true);
         let now = Instant::now();
-        let sample = |preemptions| LoadSample { running: 60.0, waiting: 0.0, preemptions };
+        let sample = |preemptions| LoadSample {
+            running: 60.0,
+            waiting: 0.0,
+            preemptions,
+            cache_usage: None,
+        };
         window.apply_sample(sample(3.0), 32, 1, now);
         let before = window.window_size();
         assert!(window.apply_sample(sample(5.0), before, 1, now) && window.window_size() < before);
+        assert_eq!(window.window_size(), 56, "a little less than runs");
+        assert!(!window.apply_sample(sample(6.0), before, 1, now), "the decrease takes effect");
         let before = window.window_size();
         assert!(!window.apply_sample(sample(5.0), before, 1, now + Duration::from_secs(1)));
         window.apply_sample(sample(5.0), before, 1, now + Duration::from_secs(11));
@@ -559,7 +605,8 @@ mod tests {
         for _ in 0..200 {
             now += window.poll_interval();
             let taken = window.window_size();
-            let sample = LoadSample { running: 64.0, waiting: 500.0, preemptions: 0.0 };
+            let sample =
+                LoadSample { running: 64.0, waiting: 500.0, preemptions: 0.0, cache_usage: None };
             window.apply_sample(sample, taken, 1, now);
         }
         assert!(window.window_size() >= INITIAL_WINDOW, "{}", window.window_size());
@@ -602,7 +649,7 @@ mod tests {
                 if refused {
                     window.decrease_on_refusal(before + 1, list);
                 }
-                window.apply_sample(LoadSample { running, waiting, preemptions }, before, list, now);
+                window.apply_sample(LoadSample { running, waiting, preemptions, cache_usage: None }, before, list, now);
                 prop_assert!(window.window_size() >= 1);
                 prop_assert!(window.window_size() <= before * 2 + 300 + list, "{before} to {}", window.window_size());
             }

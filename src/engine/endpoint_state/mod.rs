@@ -13,15 +13,15 @@
 //! | `concurrency` | how many sequences may be in flight |
 //! | `batch_size` | how many prompts a request carries |
 //! | `timeouts` | how long requests take, and may take |
+//! | `news` | the log lines about endpoints that go down or come up |
 //! | `render_check` | whether conversations may be rendered here |
-//! | `server_features` | whether the server takes lists, several sequences, requests for token ids |
 
 mod availability;
 mod batch_size;
 mod concurrency;
+mod news;
 mod pool;
 mod render_check;
-mod server_features;
 mod timeouts;
 
 use std::{
@@ -32,7 +32,6 @@ use std::{
 use tracing::{debug, info, warn};
 
 pub(crate) use pool::EndpointPool;
-pub(crate) use server_features::{Feature, FeatureUse, ServerFeatures};
 
 use super::EnginePolicy;
 use crate::{
@@ -43,6 +42,7 @@ use crate::{
 use availability::AvailabilityTracker;
 use batch_size::BatchSizer;
 use concurrency::{AdmittedRequest, ConcurrencyController, LoadSample};
+use news::{EndpointNews, NewsKind};
 use render_check::RenderCheck;
 use timeouts::LatencyModel;
 
@@ -57,6 +57,8 @@ pub(crate) struct EndpointState {
     /// Sequences in flight.
     permits_taken: usize,
     availability: AvailabilityTracker,
+    /// What is to be logged of it.
+    news: Option<EndpointNews>,
     /// The job's models that the server serves, as of its last successful probe.
     models: ModelSet,
     /// Back-pressure replies since the last answer.
@@ -67,7 +69,6 @@ pub(crate) struct EndpointState {
     batch_sizer: BatchSizer,
     latency: LatencyModel,
     render_check: RenderCheck,
-    features: ServerFeatures,
     /// Whether the server has not refused the JSON schema of answers.
     takes_schema: bool,
     /// Load polls in a row without a reply.
@@ -138,11 +139,11 @@ impl EndpointState {
         );
         Self {
             label: url.to_string().into(),
-            features: ServerFeatures::new(url.clone()),
             url,
             timeline_slot: timeline_row,
             permits_taken: 0,
             availability,
+            news: None,
             models,
             consecutive_refusals: 0,
             batch_limit: usize::MAX,
@@ -219,7 +220,7 @@ impl EndpointState {
 
     /// Returns the prompts per request, at most.
     pub(crate) fn max_batch_size(&self) -> usize {
-        if self.availability.on_probation() || !self.features.takes_lists() {
+        if self.availability.on_probation() {
             1
         } else {
             self.batch_sizer.max_batch_size(self.window_size()).min(self.batch_limit)
@@ -257,15 +258,6 @@ impl EndpointState {
     /// Returns whether conversations may be rendered here for this endpoint.
     pub(crate) fn renders_locally(&self) -> bool {
         self.render_check == RenderCheck::Passed
-    }
-
-    /// Returns what the server takes of the things that only some servers take.
-    pub(crate) fn features(&self) -> &ServerFeatures {
-        &self.features
-    }
-
-    pub(crate) fn features_mut(&mut self) -> &mut ServerFeatures {
-        &mut self.features
     }
 
     /// Returns whether the server has not refused the JSON schema of answers.
@@ -359,7 +351,6 @@ impl EndpointState {
             }
             RequestFault::ListTooLong => {}
             RequestFault::Prompt { .. }
-            | RequestFault::UnusableList { .. }
             | RequestFault::Request { .. }
             | RequestFault::TooManyTokens { .. } => self.record_success(),
             RequestFault::Busy { .. } => {
@@ -370,26 +361,18 @@ impl EndpointState {
                 let may_be_prompts = status.is_some() && request.only_retries_left;
                 if self.availability.count_fault(may_be_prompts, now) {
                     let retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64());
-                    warn!(
-                        event = "endpoint_suspended",
-                        endpoint = %self.url,
-                        faults = self.availability.consecutive_faults(),
-                        retry_in_s,
-                        "endpoint suspended: {}: {} consecutive faults, probed again in {retry_in_s:.1} s, the last: {message}",
-                        self.url,
+                    let reason = format!(
+                        "{} consecutive faults, probed again in {retry_in_s:.1} s, the last: {message}",
                         self.availability.consecutive_faults(),
                     );
+                    self.news = Some(EndpointNews { kind: NewsKind::Suspended, reason });
                     return true;
                 }
             }
-            RequestFault::Denied { message, .. } | RequestFault::EndpointDown { message } => {
+            RequestFault::EndpointDown { message } => {
                 if self.availability.mark_unreachable(now) {
-                    warn!(
-                        event = "endpoint_unreachable",
-                        endpoint = %self.url,
-                        "endpoint unreachable: {}: {message}",
-                        self.url
-                    );
+                    let reason = message.clone();
+                    self.news = Some(EndpointNews { kind: NewsKind::Unreachable, reason });
                     return true;
                 }
             }
@@ -420,17 +403,14 @@ impl EndpointState {
 
     /// Records the result of a probe: the endpoint is up again if it serves one of the job's models.
     pub(crate) fn on_probe(&mut self, probe: &ProbeResult, models: &JobModels, now: Instant) {
-        let served = match probe {
-            ProbeResult::Ready(info) => models.served_by(info),
-            ProbeResult::NotReady(_) => ModelSet::default(),
-        };
+        let served = probe.ready_info().map(|info| models.served_by(info)).unwrap_or_default();
         let is_ready = !served.is_empty();
         if is_ready {
             self.models = served;
         }
         self.availability.finish_probe(is_ready, now);
         if is_ready {
-            info!(event = "endpoint_ready", endpoint = %self.url, "endpoint ready: {}", self.url);
+            self.news = Some(EndpointNews { kind: NewsKind::Ready, reason: String::new() });
         }
     }
 
@@ -450,8 +430,8 @@ impl EndpointState {
 
     /// Records the load that the server reports, or that it reported none.
     pub(crate) fn on_load(&mut self, load: Option<ServerLoad>, now: Instant) {
-        if let Some(ServerLoad { running, waiting, preemptions }) = load {
-            let sample = LoadSample { running, waiting, preemptions };
+        if let Some(ServerLoad { running, waiting, preemptions, cache_usage }) = load {
+            let sample = LoadSample { running, waiting, preemptions, cache_usage };
             let batch_size = self.batch_sizer.unclamped_batch_size();
             if self.concurrency.apply_sample(sample, self.permits_taken, batch_size, now) {
                 debug!(

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Endpoint, EndpointState};
+use super::{Endpoint, EndpointState, news::NewsLog};
 use crate::{
     domain::{ModelNumber, ModelSet, Url},
     engine::EnginePolicy,
@@ -24,6 +24,7 @@ pub(crate) struct EndpointPool {
     served_twice: ModelSet,
     /// By model: since when no endpoint that is up has served it.
     unserved_since: Vec<Option<Instant>>,
+    news: NewsLog,
 }
 
 impl EndpointPool {
@@ -34,6 +35,7 @@ impl EndpointPool {
             served: ModelSet::default(),
             served_twice: ModelSet::default(),
             unserved_since: vec![Some(now); policy.models.count()],
+            news: NewsLog::default(),
         };
         pool.update_served(now);
         pool
@@ -49,6 +51,22 @@ impl EndpointPool {
 
     fn iter_healthy(&self) -> impl Iterator<Item = &EndpointState> {
         self.iter().filter(|endpoint| endpoint.is_healthy())
+    }
+
+    /// Logs what has happened to endpoints, a second after the first event of a kind.
+    pub(crate) fn log_news(&mut self, now: Instant) {
+        for endpoint in &mut self.endpoints {
+            if let Some(news) = endpoint.news.take() {
+                self.news.add(&endpoint.url, news, now);
+            }
+        }
+        self.news.log_due(now);
+    }
+
+    /// Logs what has happened to endpoints until the end.
+    pub(crate) fn log_last_news(&mut self, now: Instant) {
+        self.log_news(now);
+        self.news.log_all();
     }
 
     pub(crate) fn up_count(&self) -> usize {

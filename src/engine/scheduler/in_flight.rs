@@ -14,7 +14,7 @@ use futures_util::{FutureExt, StreamExt, future::AbortHandle, stream::FuturesUno
 use super::{
     hedging::{HedgeTracker, ReplyClaim},
     payload::{
-        FeatureUses, RequestCompletion, RequestFuture, RequestPayload, RequestTarget, poll_load,
+        RequestCompletion, RequestFuture, RequestPayload, RequestTarget, poll_load,
         probe_readiness, request_future,
     },
 };
@@ -47,7 +47,7 @@ pub(crate) struct InFlightRequest {
     timeout: Duration,
     is_timeout_tightened: bool,
     is_canary: bool,
-    uses: FeatureUses,
+    carries_schema: bool,
     abort_handle: AbortHandle,
 }
 
@@ -56,7 +56,8 @@ pub(crate) struct OutgoingRequest<'a> {
     pub(crate) endpoint: usize,
     pub(crate) batch: Batch,
     pub(crate) payload: RequestPayload,
-    pub(crate) uses: FeatureUses,
+    /// Whether the server is asked to keep to the JSON schema of answers.
+    pub(crate) carries_schema: bool,
     pub(crate) url: &'a Url,
     pub(crate) timeout: Duration,
     /// Whether the time limit is tighter than the configured one.
@@ -92,14 +93,9 @@ impl InFlightRequest {
         self.is_canary
     }
 
-    /// Returns the use that the request makes of things that only some servers take.
-    pub(crate) fn uses(&self) -> FeatureUses {
-        self.uses
-    }
-
-    /// Returns whether the request ran into its time limit.
-    pub(crate) fn timed_out(&self, now: Instant) -> bool {
-        self.elapsed(now) >= self.timeout
+    /// Returns whether the server is asked to keep to the JSON schema of answers.
+    pub(crate) fn carries_schema(&self) -> bool {
+        self.carries_schema
     }
 
     /// Returns whether the request ran into a time limit that is tighter than the configured one.
@@ -174,7 +170,7 @@ impl InFlight {
             timeout,
             is_timeout_tightened: request.is_timeout_tightened,
             is_canary,
-            uses: request.uses,
+            carries_schema: request.carries_schema,
             abort_handle,
         };
         self.requests.insert(id, in_flight);
@@ -182,8 +178,8 @@ impl InFlight {
         id
     }
 
-    pub(crate) fn launch_probe(&self, url: &Url, endpoint: usize) {
-        self.futures.push(probe_readiness(&self.client, url, endpoint));
+    pub(crate) fn launch_probe(&self, url: &Url, models: Vec<String>, endpoint: usize) {
+        self.futures.push(probe_readiness(&self.client, url, models, endpoint));
     }
 
     pub(crate) fn launch_load_poll(&self, url: &Url, endpoint: usize) {

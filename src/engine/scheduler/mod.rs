@@ -16,7 +16,7 @@
 //! | `backlog`, `observer` | the last reports, the timeline |
 //!
 //! Rules without state are in `tail_policy` (hedging, speculation in the tail), `retry_policy` (faults and retries),
-//! `invalid_answer` (answers that are not valid), `sequences` (answers with fewer than `n`) and `payload` (a batch as a request).
+//! `invalid_answer` (answers that are not valid) and `payload` (a batch as a request).
 
 mod backlog;
 mod command;
@@ -30,7 +30,6 @@ mod observer;
 mod payload;
 mod results;
 mod retry_policy;
-mod sequences;
 mod supply;
 mod tail_policy;
 
@@ -144,6 +143,7 @@ impl Scheduler {
     ) -> (EngineExit, Tally) {
         let exit = self.run_event_loop(&results, &mut commands, events).await;
         self.observer.sample_endpoints(&self.endpoints, Instant::now());
+        self.endpoints.log_last_news(Instant::now());
         events(EngineEvent::TimelineRecorded(self.observer.into_timeline()));
         (exit, self.results.into_tally())
     }
@@ -207,6 +207,7 @@ impl Scheduler {
             self.endpoints.note_window_use();
         }
         self.poll_endpoints(now);
+        self.endpoints.log_news(now);
         let all_done = self.is_all_done();
         if let Some((count, message)) = self.results.check_fail_fast(all_done) {
             events(EngineEvent::FailFastTripped(count, message));
@@ -335,7 +336,7 @@ impl Scheduler {
 
     fn poll_endpoints(&mut self, now: Instant) {
         for (number, url) in self.endpoints.begin_due_probes(now) {
-            self.in_flight.launch_probe(url, number);
+            self.in_flight.launch_probe(url, self.policy.models.names(), number);
         }
         for (number, url) in self.endpoints.begin_due_load_polls(now) {
             self.in_flight.launch_load_poll(url, number);

@@ -12,12 +12,12 @@ use crate::{
     domain::{ProbeResult, Prompt, Route, Url},
     endpoint::{
         BatchParams, CanaryResult, HttpClient, InferenceRequest, RequestFault, ServerLoad,
-        ServerReply, continue_conversation, fetch_server_load, messages_json, probe_server,
+        ServerReply, continue_conversation, fetch_server_load, messages_json, probe_again,
         send_canary, send_request,
     },
     engine::{
         EnginePolicy,
-        endpoint_state::{EndpointState, Feature, FeatureUse, ServerFeatures},
+        endpoint_state::EndpointState,
         policy::TEMPLATE_KWARGS,
         queue::{Batch, PromptTask},
     },
@@ -58,28 +58,12 @@ pub(crate) enum RequestPayload {
     },
 }
 
-/// The use that a request makes of things that only some servers take.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FeatureUses {
-    /// Whether the server is asked to keep to the JSON schema of answers.
-    pub(crate) schema: bool,
-    pub(crate) sequences: FeatureUse,
-    /// Token ids that this program requests for itself.
-    pub(crate) token_ids: FeatureUse,
-}
-
-impl FeatureUses {
-    /// Returns the uses by feature.
-    pub(crate) fn by_feature(self) -> [(Feature, FeatureUse); 2] {
-        [(Feature::TokenIds, self.token_ids), (Feature::Sequences, self.sequences)]
-    }
-}
-
 /// The payload for a batch.
 pub(crate) struct BuiltPayload {
     /// None if no prompt of the batch can be sent this way.
     pub(crate) payload: Option<RequestPayload>,
-    pub(crate) uses: FeatureUses,
+    /// Whether the server is asked to keep to the JSON schema of answers.
+    pub(crate) carries_schema: bool,
     /// Conversations that cannot be rendered here: they are to be sent one by one.
     pub(crate) unrenderable: Option<Batch>,
 }
@@ -92,21 +76,12 @@ pub(crate) fn build_payload(
 ) -> BuiltPayload {
     let params = batch.params().clone();
     let params = policy.with_schema(&params, endpoint.takes_schema());
-    let schema = matches!(params, Cow::Owned(_));
-    let (params, uses) = leave_out(params, endpoint.features());
-    let mut uses = FeatureUses { schema, ..uses };
+    let carries_schema = matches!(params, Cow::Owned(_));
     let may_render = batch.params().route == Route::Chat && batch.params().allow_lists;
     if may_render && batch.len() > 1 {
-        return BuiltPayload { uses, ..render_batch(policy, &params, batch) };
+        return BuiltPayload { carries_schema, ..render_batch(policy, &params, batch) };
     }
-    let takes_token_ids = endpoint.features().takes(Feature::TokenIds);
-    let canary = may_render && takes_token_ids && endpoint.try_take_canary();
-    if canary {
-        // Both of its requests ask for the ids.
-        uses.token_ids = FeatureUse::Used;
-    } else if may_render && !takes_token_ids {
-        uses.token_ids = FeatureUse::LeftOut;
-    }
+    let canary = may_render && endpoint.try_take_canary();
     let payload = if canary {
         let kwargs = batch.params().params.get(TEMPLATE_KWARGS);
         let text = render_conversation(policy, batch.tasks()[0].prompt(), kwargs);
@@ -120,34 +95,7 @@ pub(crate) fn build_payload(
     };
     let payload =
         payload.unwrap_or_else(|| RequestPayload::Request(build_request(policy, &params, batch)));
-    BuiltPayload { payload: Some(payload), uses, unrenderable: None }
-}
-
-/// Removes the parameters that the server does not take, or may not take. Borrowed parameters stay borrowed for a server
-/// that takes everything.
-fn leave_out<'p>(
-    mut params: Cow<'p, BatchParams>,
-    features: &ServerFeatures,
-) -> (Cow<'p, BatchParams>, FeatureUses) {
-    let use_of = |is_needed: bool, feature| match (is_needed, features.takes(feature)) {
-        (false, _) => FeatureUse::Unneeded,
-        (true, true) => FeatureUse::Used,
-        (true, false) => FeatureUse::LeftOut,
-    };
-    let uses = FeatureUses {
-        schema: false,
-        sequences: use_of(params.n > 1, Feature::Sequences),
-        token_ids: use_of(!params.keep_token_ids, Feature::TokenIds),
-    };
-    if uses.sequences == FeatureUse::LeftOut {
-        let params = params.to_mut();
-        params.n = 1;
-        params.params.remove("n");
-    }
-    if uses.token_ids == FeatureUse::LeftOut {
-        params.to_mut().params.remove("return_token_ids");
-    }
-    (params, uses)
+    BuiltPayload { payload: Some(payload), carries_schema, unrenderable: None }
 }
 
 /// Renders conversations to the texts of one request.
@@ -173,7 +121,7 @@ fn render_batch(policy: &EnginePolicy, sent: &BatchParams, batch: &mut Batch) ->
         let single = BatchParams { allow_lists: false, ..(*params).clone() };
         Batch::new(single.into(), unrenderable)
     });
-    BuiltPayload { payload, uses: FeatureUses::default(), unrenderable }
+    BuiltPayload { payload, carries_schema: false, unrenderable }
 }
 
 fn render_conversation(
@@ -253,11 +201,17 @@ pub(crate) fn request_future(
     }
 }
 
-/// Returns the future that probes whether an endpoint is ready.
-pub(crate) fn probe_readiness(client: &HttpClient, url: &Url, endpoint: usize) -> RequestFuture {
+/// Returns the future that probes whether an endpoint is ready again, and which of these models it serves.
+pub(crate) fn probe_readiness(
+    client: &HttpClient,
+    url: &Url,
+    models: Vec<String>,
+    endpoint: usize,
+) -> RequestFuture {
     let (client, url) = (client.clone(), url.clone());
     Box::pin(async move {
-        RequestCompletion::Probe { endpoint, probe: probe_server(&client, &url).await }
+        let probe = probe_again(&client, &url, &models).await;
+        RequestCompletion::Probe { endpoint, probe }
     })
 }
 

@@ -32,9 +32,6 @@ pub(crate) struct FaultContext {
     pub(crate) only_exhausted_left: bool,
     /// Whether the request ran into a time limit that is tighter than the configured one.
     pub(crate) hit_tightened_timeout: bool,
-    pub(crate) timed_out: bool,
-    /// Whether the prompts of a failed list are to be sent one by one.
-    pub(crate) needs_singles: bool,
     pub(crate) max_tries: u32,
 }
 
@@ -43,8 +40,6 @@ pub(crate) struct FaultContext {
 pub(crate) enum Disposition {
     /// Send the halves, each whole and before everything else.
     Split(Batch),
-    /// Send each prompt alone, before others of their kind: the failure may be that of the list.
-    SendSingly(Batch),
     /// Send the batch whole, before everything else.
     SendWhole(Batch),
     /// Send the prompts again, before others of their kind: the failure was not theirs.
@@ -74,12 +69,6 @@ pub(crate) fn resolve_fault(
     context: FaultContext,
 ) -> Disposition {
     match fault {
-        RequestFault::UnusableList { .. } => Disposition::SendSingly(batch),
-        RequestFault::Prompt { too_long: false, .. }
-            if batch.len() > 1 && context.needs_singles =>
-        {
-            Disposition::SendSingly(batch)
-        }
         RequestFault::Prompt { .. } | RequestFault::ListTooLong if batch.len() > 1 => {
             Disposition::Split(batch)
         }
@@ -98,29 +87,14 @@ pub(crate) fn resolve_fault(
         RequestFault::TooManyTokens { tokens_left, message } => {
             reduce_max_tokens(batch, tokens_left, message)
         }
-        RequestFault::Busy { retry_after } => {
+        RequestFault::Busy { retry_after, .. } => {
             // A pause of hours is cut to a minute: by then another client's burst may be over.
             let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
             let attempts = batch.max_attempts().unwrap_or(1);
             Disposition::Delay { batch, delay: asked.max(retry_backoff(attempts.min(3))) }
         }
-        RequestFault::Transient { .. } if batch.len() > 1 => retry_list(batch, context),
         RequestFault::Transient { message, status } => retry(batch, &message, status, context),
-        RequestFault::Denied { .. } | RequestFault::EndpointDown { .. } => {
-            Disposition::Return(batch)
-        }
-    }
-}
-
-/// Decides about a list that failed as a whole, which counts against none of its prompts: one of them may be what the
-/// server fails on, or the list itself.
-fn retry_list(mut batch: Batch, context: FaultContext) -> Disposition {
-    batch.avoid_endpoint(context.endpoint);
-    // Halves that take too long as well would take their time one after the other.
-    if context.needs_singles || context.timed_out {
-        Disposition::SendSingly(batch)
-    } else {
-        Disposition::Split(batch)
+        RequestFault::EndpointDown { .. } => Disposition::Return(batch),
     }
 }
 

@@ -71,7 +71,7 @@ impl EngineSession {
                     timeline_row: TimelineSlot::default(),
                 })
             }
-            ProbeResult::Ready(_) | ProbeResult::NotReady(_) => None,
+            ProbeResult::Ready(_) | ProbeResult::NotReady(_) | ProbeResult::Unusable(_) => None,
         };
         let endpoints: Vec<Endpoint> = statuses.into_iter().filter_map(serves_model).collect();
         let endpoint_count = endpoints.len() as u64;

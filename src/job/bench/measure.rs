@@ -19,13 +19,13 @@ use crate::{
     },
     comm::{Comm, ReduceOp, TypedComm},
     console,
-    domain::{EndpointStatus, Outcome, ProbeResult, Prompt, PromptResult, Url},
+    domain::{EndpointStatus, Outcome, Prompt, PromptResult, ReadinessCounts, Url},
     job::{
         Invocation, JobError, JobVerdict,
         context::{JobContext, establish_context, root_result},
         setup::{
             deadline::Deadline,
-            model_selection::{SelectionInputs, select_model_and_route},
+            model_selection::{SelectionInputs, check_readiness, select_model_and_route},
             readiness::wait_for_endpoints,
             run_plan::ModelSelection,
             servers::{LocalServers, start_servers},
@@ -133,6 +133,7 @@ impl BenchContext {
         let enough = all_endpoints
             .as_ref()
             .map(|found| has_enough_endpoints(found, |all| minimum.count_of(all)));
+        let enough = root_result(comm, enough)?;
         if !comm.broadcast_value(enough)? {
             return Ok(None);
         }
@@ -422,7 +423,7 @@ pub(super) fn with_batch_and_window(
 }
 
 pub(super) fn is_endpoint_ready(status: &EndpointStatus) -> bool {
-    matches!(status.probe, ProbeResult::Ready(_))
+    status.probe.is_ready()
 }
 
 /// Joins all sequences of an answer; `None` for a failed prompt.
@@ -439,20 +440,18 @@ pub(super) fn answer_text(result: &PromptResult) -> Option<String> {
 
 /// Returns whether all ready servers isolate caches by salt.
 fn all_support_cache_salt(endpoints: &[Vec<EndpointStatus>]) -> bool {
-    let mut versions = endpoints.iter().flatten().filter_map(|status| match &status.probe {
-        ProbeResult::Ready(info) => Some(info.version.as_deref()),
-        ProbeResult::NotReady(_) => None,
-    });
-    versions.all(supports_cache_salt)
+    let infos = endpoints.iter().flatten().filter_map(|status| status.probe.ready_info());
+    infos.map(|info| info.version.as_deref()).all(supports_cache_salt)
 }
 
 /// Returns whether enough endpoints are ready, and otherwise prints those that are not. Rank 0 only.
-fn has_enough_endpoints(endpoints: &[Vec<EndpointStatus>], minimum: impl Fn(u64) -> u64) -> bool {
-    let all: Vec<&EndpointStatus> = endpoints.iter().flatten().collect();
-    let minimum = minimum(all.len() as u64).max(1);
-    let is_enough = all.iter().filter(|status| is_endpoint_ready(status)).count() as u64 >= minimum;
-    if !is_enough {
-        console::print_unready_endpoints(&all, minimum);
-    }
-    is_enough
+///
+/// # Errors
+/// Fails if none of those that are not ready can ever be used.
+fn has_enough_endpoints(
+    endpoints: &[Vec<EndpointStatus>],
+    minimum: impl Fn(u64) -> u64,
+) -> Result<bool, JobError> {
+    let counts = ReadinessCounts::of_statuses(endpoints.iter().flatten(), None);
+    check_readiness(&counts, minimum(counts.all))
 }

@@ -16,6 +16,8 @@ use crate::job::{
 use crate::{
     comm::{Comm, TypedComm},
     console::{self, CheckReport, CheckedRank},
+    domain::ReadinessCounts,
+    settings::Settings,
 };
 
 /// Folder, in the working directory, for the logs of servers that are started for the check.
@@ -46,7 +48,8 @@ pub(crate) fn run_check(
     let library = comm.library_info().to_string();
     let ranks = comm.gather_values(&checked_rank)?;
     let verdict = ranks.map(|ranks| {
-        let report = CheckReport::new(library, ranks);
+        let Settings { model, api, .. } = &context.settings;
+        let report = CheckReport::new(library, ranks).for_model(model.clone(), *api);
         console::print_stdout(&if json {
             check_report_json(&report)
         } else {
@@ -54,7 +57,14 @@ pub(crate) fn run_check(
         });
         // A check without any server must not pass, whatever share of them is required.
         let required = context.settings.min_endpoints.count_of(report.endpoints as u64).max(1);
-        if (report.ready as u64) < required { JobVerdict::NoEndpoint } else { JobVerdict::Done }
+        let statuses = report.ranks.iter().flat_map(|rank| &rank.endpoints);
+        let counts = ReadinessCounts::of_statuses(statuses, None);
+        match counts.ready >= required {
+            true => JobVerdict::Done,
+            // The settings have to be changed, and the table says how.
+            false if counts.are_all_unusable() => JobVerdict::Refused,
+            false => JobVerdict::NoEndpoint,
+        }
     });
     Ok(comm.broadcast_value(verdict)?)
 }

@@ -26,8 +26,8 @@ use crate::job::{
 use crate::{
     comm::{Comm, Mailbox},
     domain::{
-        EndpointStatus, FailureKind, JobModels, ModelSet, Outcome, ProbeResult, Prompt,
-        PromptFailure, PromptId, PromptInput, PromptResult, RequestParams, RowHash, Tally,
+        EndpointStatus, FailureKind, JobModels, Outcome, Prompt, PromptFailure, PromptId,
+        PromptInput, PromptResult, RequestParams, RowHash, Tally,
     },
     engine::{self, Endpoint, EngineEvent, EngineExit, EngineHandle, EnginePolicy, EngineSetup},
     input::{BadRow, InputRules, PromptReader, RowLease},
@@ -207,10 +207,9 @@ fn engine_endpoints(context: WorkContext<'_>, statuses: Vec<EndpointStatus>) -> 
     let all = selection.endpoint_counts.iter().sum();
     let job_models = JobModels::new(selection.models.clone());
     let endpoint = |(number, status): (u64, EndpointStatus)| {
-        let (ready, models) = match status.probe {
-            ProbeResult::Ready(info) => (Some(info.routes), job_models.served_by(&info)),
-            ProbeResult::NotReady(_) => (None, ModelSet::default()),
-        };
+        let info = status.probe.ready_info();
+        let models = info.map(|info| job_models.served_by(info)).unwrap_or_default();
+        let ready = info.map(|info| info.routes);
         let name = format!("{} {}", placement.node.host, status.url);
         Endpoint {
             timeline_row: TimelineSlot::for_endpoint(before + number, all, name),

@@ -4,7 +4,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::output::Heartbeat;
+use crate::{domain::Url, output::Heartbeat};
 
 /// A reason why the job must not start as asked. Nothing has been changed, and the user has to decide.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +106,25 @@ pub enum PreconditionError {
         .0.display()
     )]
     RunTaken(PathBuf),
+    /// Too few endpoints are ready, and the others can never be used; the text lists the reasons.
+    #[error("{0}")]
+    EndpointsUnusable(String),
+    /// There are fewer endpoints than the settings require.
+    #[error(
+        "--min-endpoints {required}, but {endpoints} configured\nhint: lower --min-endpoints, or name more servers with \
+         --endpoint, --endpoints-per-node or --hostfile"
+    )]
+    TooFewEndpoints {
+        required: u64,
+        /// Number of endpoints, with noun and verb.
+        endpoints: String,
+    },
+    /// An endpoint needs TLS, and this build has none.
+    #[error(
+        "endpoint {0} needs TLS, which this program was built without\nhint: build it with --features tls, or use a URL \
+         with http://"
+    )]
+    TlsNotBuilt(Url),
     /// The served model is not that of the existing answers.
     #[error(
         "the existing answers are from model {before}, but this session would use {model}\nhint: serve {before} again, \

@@ -153,6 +153,7 @@ impl RootRun {
                 failures: measured.map(|stats| &stats.failures),
                 invalid: measured.map(|stats| &stats.invalid),
                 seconds: self.started_at.elapsed().as_secs_f64(),
+                waited: self.waited.as_secs_f64(),
                 ranks: self.manifest.ranks,
                 starts: self.manifest.starts,
                 output: gathered.then_some(self.manifest.output.as_str()),

@@ -12,7 +12,7 @@ pub(crate) mod report;
 
 use std::{
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tracing::{info, warn};
@@ -79,6 +79,10 @@ pub(super) struct RootRun {
     /// True if the run was finished before this session.
     was_finished: bool,
     started_at: Instant,
+    /// When the wait for servers began.
+    wait_began: Instant,
+    /// How long servers were waited for.
+    waited: Duration,
     /// True if answers are measured and a report is written.
     writes_report: bool,
     /// Run folder of the leaves, if this is a level of a reduce.
@@ -142,6 +146,8 @@ pub(super) fn open_root_run(
         aggregate: settings.aggregate.clone(),
         was_finished,
         started_at,
+        wait_began: Instant::now(),
+        waited: Duration::ZERO,
         writes_report: !settings.no_report,
         tree_folder: None,
     };
@@ -293,6 +299,8 @@ impl RootRun {
 
     /// Records model and route in the manifest, and deletes the run that this one overwrites: from here on prompts are sent.
     pub(super) fn record_selection(&mut self, selection: &ModelSelection) -> Result<(), JobError> {
+        self.waited = self.wait_began.elapsed();
+        self.manifest.record_wait(self.waited.as_secs_f64());
         let before = self.manifest.model.replace(selection.model.clone());
         if let Some(before) = before.filter(|before| *before != selection.model) {
             let change = format!("the model was {before} and is {}", selection.model);
@@ -357,6 +365,7 @@ impl RootRun {
         let mut not_sent = done.clone();
         not_sent.extend(self.bad_rows.iter().map(|bad| bad.index));
         self.open_by_model = self.row_models.count_open(&not_sent);
+        self.wait_began = Instant::now();
         let all_done = done.missing_ranges().next().is_none();
         self.heartbeat.set_phase(if all_done {
             RunActivity::Gathering

@@ -35,12 +35,20 @@ pub(crate) fn load_chat_template(
     }
 }
 
-/// Returns the model's own template, if the servers report a model folder that is readable here.
+/// Returns the model's own template, if the servers report a model folder that is readable here. The folder of an adapter
+/// without a template is left for that of its base model.
 fn load_model_template(serving: &[&ServerInfo], model: &str) -> Option<ChatTemplate> {
-    let models =
-        serving.iter().flat_map(|server| &server.models).filter(|served| served.id == model);
-    let folder =
-        models.filter_map(|served| served.root.as_deref()).find(|root| Path::new(root).is_dir());
+    let own = serving.iter().filter_map(|server| server.find_model(model));
+    let base = serving
+        .iter()
+        .filter_map(|server| server.find_model(server.find_model(model)?.parent.as_deref()?));
+    let folders: Vec<&str> = own
+        .chain(base)
+        .filter_map(|served| served.root.as_deref())
+        .filter(|root| Path::new(root).is_dir())
+        .collect();
+    let has_template = |root: &&&str| ChatTemplate::load(Path::new(root)).is_ok();
+    let folder = folders.iter().find(has_template).or(folders.first());
     let Some(folder) = folder else {
         debug!(
             event = "chat_batching_off",

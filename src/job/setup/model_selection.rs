@@ -11,9 +11,9 @@ use super::{chat_template, run_plan::ModelSelection};
 use crate::job::{JobError, PreconditionError};
 use crate::{
     console,
-    domain::{EndpointStatus, JobModel, JobModels, ModelSet, ProbeResult, Route, ServerInfo},
+    domain::{EndpointStatus, JobModel, JobModels, ModelSet, ReadinessCounts, Route, ServerInfo},
     input::InputSource,
-    report::format::pluralize,
+    report::format::{pluralize, shorten_list},
     settings::{ApiMode, Settings, nearest_name},
 };
 
@@ -47,15 +47,14 @@ pub(crate) fn select_model_and_route(
     known: &SelectionInputs<'_>,
     found: &[Vec<EndpointStatus>],
 ) -> Result<Option<ModelSelection>, JobError> {
-    let all: Vec<&EndpointStatus> = found.iter().flatten().collect();
-    let ready: Vec<&ServerInfo> =
-        all.iter().filter_map(|status| ready_server_info(status)).collect();
-    let required = settings.min_endpoints.count_of(all.len() as u64);
-    if ready.is_empty() || (ready.len() as u64) < required {
-        console::print_unready_endpoints(&all, required);
+    let counts = ReadinessCounts::of_statuses(found.iter().flatten(), None);
+    if !check_readiness(&counts, settings.min_endpoints.count_of(counts.all))? {
         return Ok(None);
     }
-    check_row_models(known, &ready, all.len() - ready.len()).map_err(JobError::Model)?;
+    let ready: Vec<&ServerInfo> =
+        found.iter().flatten().filter_map(|status| status.probe.ready_info()).collect();
+    let unready = counts.all - counts.ready;
+    check_row_models(known, &ready, unready).map_err(JobError::Model)?;
     let (model, is_own_usable) =
         choose_job_model(settings, known, &ready).map_err(JobError::Model)?;
     let is_changed = check_model_change(settings, known.previous_model, &model)?;
@@ -77,7 +76,7 @@ pub(crate) fn select_model_and_route(
         None
     };
     let served_sets = |statuses: &Vec<EndpointStatus>| -> Vec<ModelSet> {
-        let servers = statuses.iter().filter_map(ready_server_info);
+        let servers = statuses.iter().filter_map(|status| status.probe.ready_info());
         servers.map(|server| numbered.served_by(server)).filter(|set| !set.is_empty()).collect()
     };
     let by_rank: Vec<Vec<ModelSet>> = found.iter().map(served_sets).collect();
@@ -101,8 +100,27 @@ pub(crate) fn select_model_and_route(
         model,
         is_own_usable,
     };
-    log_run_start(&selection, known.source.rows, serving.len(), found.len());
+    log_run_start(&selection, known.source.rows, (serving.len() as u64, counts.all), found.len());
     Ok(Some(selection))
+}
+
+/// Returns whether `required` endpoints are ready, and otherwise prints why the others are not. Rank 0 only.
+///
+/// # Errors
+/// Fails if none of those that are not ready can ever be used: then the settings are to be changed.
+pub(crate) fn check_readiness(counts: &ReadinessCounts, required: u64) -> Result<bool, JobError> {
+    let required = required.max(1);
+    if counts.ready >= required {
+        return Ok(true);
+    }
+    if counts.are_all_unusable() {
+        return Err(PreconditionError::EndpointsUnusable(console::describe_unready(
+            counts, required,
+        ))
+        .into());
+    }
+    console::print_unready_endpoints(counts, required);
+    Ok(false)
 }
 
 /// Chooses the job's own model: `--model`, or the model that rows name, or the one that is served. Also returns whether
@@ -136,18 +154,14 @@ fn choose_job_model(
 fn check_row_models(
     known: &SelectionInputs<'_>,
     ready: &[&ServerInfo],
-    unready: usize,
+    unready: u64,
 ) -> Result<(), String> {
     let served = served_names(ready);
     let is_unserved = |needed: &&NeededModel| !served.contains(&needed.name.as_str());
     let unserved: Vec<&NeededModel> = known.row_models.iter().filter(is_unserved).collect();
     let Some(first) = unserved.first() else { return Ok(()) };
-    let list = unserved.iter().take(MAX_LISTED_MODELS);
-    let list: Vec<String> = list.map(|it| format!("{:?} ({})", it.name, it.place)).collect();
-    let more = match unserved.len().saturating_sub(MAX_LISTED_MODELS) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
+    let list: Vec<String> =
+        unserved.iter().map(|it| format!("{:?} ({})", it.name, it.place)).collect();
     let plural = if unserved.len() == 1 { "model" } else { "models" };
     let nearest = nearest_name(&first.name, served.iter().map(|&name| name.to_owned()));
     let hint = match (nearest, unready) {
@@ -159,10 +173,10 @@ fn check_row_models(
         }
     };
     Err(format!(
-        "rows name the {plural} {}{more}, which no endpoint serves; served models: {}\nhint: {hint}--ignore-row-model \
+        "rows name the {plural} {}, which no endpoint serves; served models: {}\nhint: {hint}--ignore-row-model \
          asks the job's model for all rows",
-        list.join(", "),
-        served.join(", ")
+        shorten_list(&list),
+        shorten_list(&served)
     ))
 }
 
@@ -208,12 +222,19 @@ fn select_text_route(api: ApiMode, previous_api: Option<&str>, serving: &[&Serve
         ApiMode::Chat => Route::Chat,
         ApiMode::Auto if previous_api == Some("chat") => Route::Chat,
         ApiMode::Auto if previous_api == Some("completions") => Route::Completions,
-        ApiMode::Auto if serving.iter().all(|server| server.chat_template) => Route::Chat,
+        ApiMode::Auto if serving.iter().all(|server| server.chat_template != Some(false)) => {
+            Route::Chat
+        }
         ApiMode::Auto => Route::Completions,
     }
 }
 
-fn log_run_start(selection: &ModelSelection, prompts: u64, servers: usize, ranks: usize) {
+fn log_run_start(
+    selection: &ModelSelection,
+    prompts: u64,
+    (servers, endpoints): (u64, u64),
+    ranks: usize,
+) {
     let ModelSelection { models, context_len, .. } = selection;
     let names: Vec<String> = models.iter().map(|model| model.name.clone()).collect();
     let plural = if names.len() == 1 { "model" } else { "models" };
@@ -228,29 +249,14 @@ fn log_run_start(selection: &ModelSelection, prompts: u64, servers: usize, ranks
         context_tokens = context_len,
         "run started: {}, {plural} {model}, {}, {}, {}, context {}",
         pluralize(prompts, "prompt"),
-        pluralize(servers as u64, "server"),
+        match servers {
+            all if all == endpoints => pluralize(all, "server"),
+            some => format!("{some} of {}", pluralize(endpoints, "server")),
+        },
         pluralize(ranks as u64, "rank"),
         selection.api_name(),
         context_len.map_or("unknown".into(), |tokens| tokens.to_string()),
     );
-}
-
-fn ready_server_info(status: &EndpointStatus) -> Option<&ServerInfo> {
-    match &status.probe {
-        ProbeResult::Ready(server) => Some(server),
-        ProbeResult::NotReady(_) => None,
-    }
-}
-
-/// Models that a message lists, at most.
-const MAX_LISTED_MODELS: usize = 5;
-
-fn shorten_list(names: &[String]) -> String {
-    let listed: Vec<&str> = names.iter().take(MAX_LISTED_MODELS).map(String::as_str).collect();
-    match names.len().saturating_sub(MAX_LISTED_MODELS) {
-        0 => listed.join(", "),
-        more => format!("{} and {more} more", listed.join(", ")),
-    }
 }
 
 fn served_names<'s>(ready: &[&'s ServerInfo]) -> Vec<&'s str> {
@@ -269,12 +275,18 @@ fn resolve_model(requested: Option<&str>, ready: &[&ServerInfo]) -> Result<Strin
     match (requested, served.as_slice()) {
         (Some(model), served) if served.contains(&model) => Ok(model.to_owned()),
         (Some(model), served) => {
-            Err(format!("model {model:?} is not served; served models: {}", served.join(", ")))
+            let nearest = nearest_name(model, served.iter().map(|&name| name.to_owned()));
+            let hint =
+                nearest.map_or(String::new(), |name| format!("\nhint: did you mean {name}?"));
+            Err(format!(
+                "model {model:?} is not served; served models: {}{hint}",
+                shorten_list(served)
+            ))
         }
         (None, [only]) => Ok((*only).to_owned()),
         (None, several) => Err(format!(
             "several models are served: {}\nhint: choose one with --model",
-            several.join(", ")
+            shorten_list(several)
         )),
     }
 }

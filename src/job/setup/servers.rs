@@ -11,8 +11,8 @@ use crate::job::{
 use crate::{
     comm::Comm,
     domain::{EndpointStatus, ProbeResult, Url},
-    serve::{IdleSupervisor, ServerContext, SupervisorHandle, plan_servers},
-    settings::Settings,
+    serve::{IdleSupervisor, ServerContext, SupervisorHandle, WatchLimits, plan_servers},
+    settings::{HumanDuration, Settings},
 };
 
 /// The servers that this rank has started, if any.
@@ -60,8 +60,13 @@ fn start_supervised(
         local_rank: placement.local_rank,
         log_folder: folder,
     };
-    SupervisorHandle::start_servers(supervisor, plan_servers(settings, numbers, server_context))
-        .map(Some)
+    let unless_zero = |it: HumanDuration| Some(it.to_duration()).filter(|time| !time.is_zero());
+    let limits = WatchLimits {
+        hang: unless_zero(settings.serve_hang),
+        max_age: unless_zero(settings.serve_max_age),
+    };
+    let servers = plan_servers(settings, numbers, server_context);
+    SupervisorHandle::start_servers(supervisor, servers, limits).map(Some)
 }
 
 /// Returns URL and port of each server that this rank must start; empty without `--serve`.

@@ -64,6 +64,7 @@ impl Servers {
         say("--per-seq-us", self.cost.per_seq_us.to_string());
         say("--per-prefill-token-us", self.cost.per_prefill_token_us.to_string());
         say("--max-num-seqs", self.cost.max_num_seqs.to_string());
+        say("--memory-tokens", self.cost.memory_tokens.to_string());
         for (at, slow) in self.slow.iter().enumerate().filter(|(_, slow)| **slow != 1.0) {
             say("--slow", format!("{at}={slow}"));
         }

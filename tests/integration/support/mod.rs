@@ -2,6 +2,7 @@
 
 pub mod disk;
 pub mod job;
+pub mod stand_in;
 pub mod threads;
 pub mod work;
 

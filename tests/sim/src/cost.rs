@@ -25,6 +25,8 @@ pub struct CostModel {
     pub max_num_seqs: usize,
     /// The most tokens a step takes, prompt tokens and one for each decoding sequence together.
     pub max_batched_tokens: usize,
+    /// The tokens that the KV cache holds, prompts and answers of the running sequences together; 0 is without limit.
+    pub memory_tokens: usize,
     /// How many times slower than the others this endpoint is.
     pub slow: f64,
     /// The API server's time for a request: a queue of one in front of the engine.
@@ -41,6 +43,7 @@ impl Default for CostModel {
             per_prefill_token_us: 5.0,
             max_num_seqs: 128,
             max_batched_tokens: 8192,
+            memory_tokens: 0,
             slow: 1.0,
             api_us_per_request: 0.0,
             api_us_per_prompt: 0.0,

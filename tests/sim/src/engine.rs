@@ -50,6 +50,8 @@ pub struct Counters {
     pub cache_hits: u64,
     /// Steps done.
     pub steps: u64,
+    /// Sequences that lost their place because the memory was full, and are computed again.
+    pub preemptions: u64,
 }
 
 struct Waiting<T> {
@@ -65,7 +67,16 @@ struct Running<T> {
     streams: bool,
     /// The number of the step that gives the first token; none while the prompt is computed.
     first_step: Option<u64>,
+    /// The number of its admission: the latest is preempted first.
+    admission: u64,
     payload: T,
+}
+
+impl<T> Running<T> {
+    /// The tokens it has after so many steps of the engine.
+    fn generated(&self, steps: u64) -> usize {
+        self.first_step.map_or(0, |first| (steps + 1).saturating_sub(first) as usize)
+    }
 }
 
 /// Steps of one cost with nothing to decide between them.
@@ -103,6 +114,7 @@ pub struct Engine<T> {
     span: Option<Span>,
     clock: Nanos,
     next_id: u64,
+    admissions: u64,
     /// How late a span may be looked at and the next still start where it ended.
     catch_up: Nanos,
     counters: Counters,
@@ -125,6 +137,7 @@ impl<T: Clone> Engine<T> {
             span: None,
             clock: 0,
             next_id: 0,
+            admissions: 0,
             catch_up: 250_000_000,
             counters: Counters::default(),
         }
@@ -153,6 +166,18 @@ impl<T: Clone> Engine<T> {
     #[must_use]
     pub fn held_tokens(&self) -> usize {
         self.slots.iter().flatten().map(|r| r.prompt_tokens + r.output_tokens).sum()
+    }
+
+    /// The share of the memory that the running sequences hold now; none where memory has no limit.
+    #[must_use]
+    pub fn memory_usage(&self) -> Option<f64> {
+        let limit = self.cost.memory_tokens;
+        (limit > 0).then(|| self.memory_used() as f64 / limit as f64)
+    }
+
+    fn memory_used(&self) -> usize {
+        let done = self.counters.steps;
+        self.slots.iter().flatten().map(|r| r.prompt_tokens + r.generated(done)).sum()
     }
 
     /// What was done so far.
@@ -238,7 +263,9 @@ impl<T: Clone> Engine<T> {
     }
 
     fn begin_span(&mut self) {
-        let prefill = self.prefill();
+        // As in vLLM a step that had to preempt admits nothing.
+        let preempted = self.preempt();
+        let prefill = if preempted { 0 } else { self.prefill() };
         let step = self.cost.step_us(self.running(), prefill) * 1e3;
         let mut span = Span { start: self.clock, step: (step as Nanos).max(1), steps: 1 };
         if prefill == 0 && self.streaming == 0 {
@@ -246,8 +273,40 @@ impl<T: Clone> Engine<T> {
             if let Some(next) = self.waiting.front().filter(|_| !self.free.is_empty()) {
                 span.cut(next.sequence.arrived);
             }
+            if self.cost.memory_tokens > 0 {
+                let left = self.cost.memory_tokens.saturating_sub(self.memory_used());
+                span.steps = span.steps.min((left / self.running().max(1)) as u64).max(1);
+            }
         }
         self.span = Some(span);
+    }
+
+    /// Takes the latest sequences out until the memory has room for the step's tokens, and puts them first in the queue
+    /// with their tokens so far as a part of their prompts. Says whether there were any.
+    fn preempt(&mut self) -> bool {
+        let limit = self.cost.memory_tokens;
+        let mut any = false;
+        while limit > 0 && self.running() > 1 && self.memory_used() + self.running() > limit {
+            let done = self.counters.steps;
+            let latest = (0..self.slots.len())
+                .filter(|slot| self.slots[*slot].is_some())
+                .max_by_key(|slot| self.slots[*slot].as_ref().map(|running| running.admission));
+            let Some(running) = latest.and_then(|slot| self.release(slot)) else { break };
+            let generated = running.generated(done);
+            let sequence = Sequence {
+                prompt_tokens: running.prompt_tokens + generated,
+                output_tokens: running.output_tokens - generated.min(running.output_tokens - 1),
+                chain: Box::default(),
+                arrived: 0,
+                streams: running.streams,
+            };
+            self.counters.generation_tokens += generated as u64;
+            self.counters.preemptions += 1;
+            let payload = running.payload;
+            self.waiting.push_front(Waiting { id: running.id, sequence, payload });
+            any = true;
+        }
+        any
     }
 
     /// Takes prompts into the step that begins, oldest first, and returns how many of their
@@ -276,6 +335,14 @@ impl<T: Clone> Engine<T> {
         if next.sequence.arrived > self.clock {
             return None;
         }
+        let (limit, needed) = (self.cost.memory_tokens, next.sequence.prompt_tokens);
+        // A sequence that alone is larger than the memory runs alone.
+        let has_room = limit == 0
+            || self.running() == 0
+            || self.memory_used() + self.running() + needed < limit;
+        if !has_room {
+            return None;
+        }
         let slot = self.free.pop()?;
         let Waiting { id, sequence, payload } = self.waiting.pop_front()?;
         let cached = self.cache.admit(&sequence.chain, sequence.prompt_tokens);
@@ -289,8 +356,10 @@ impl<T: Clone> Engine<T> {
             output_tokens: sequence.output_tokens.max(1),
             streams: sequence.streams,
             first_step: None,
+            admission: self.admissions,
             payload,
         });
+        self.admissions += 1;
         Some((slot, sequence.prompt_tokens.saturating_sub(cached).max(1)))
     }
 

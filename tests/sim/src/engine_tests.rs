@@ -142,3 +142,26 @@ proptest! {
         prop_assert!(Duration::from_nanos(last - first) + slack >= bound);
     }
 }
+
+#[test]
+fn what_does_not_fit_into_memory_is_preempted_and_still_ends() {
+    let model = CostModel { memory_tokens: 100, ..cost(8) };
+    let mut engine = engine(model);
+    engine.submit((0..6).map(|who| (sequence(10, 30, 0), who)));
+    let mut events = Vec::new();
+    engine.advance(0, &mut events);
+    assert!(engine.running() >= 3, "they fit while they are short: {}", engine.running());
+    let mut ends: Vec<usize> = run(&mut engine).into_iter().map(|(_, who)| who).collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [0, 1, 2, 3, 4, 5]);
+    assert!(engine.counters().preemptions > 0);
+    assert_eq!(engine.counters().generation_tokens, 180);
+}
+
+#[test]
+fn a_sequence_larger_than_the_memory_runs_alone() {
+    let model = CostModel { memory_tokens: 20, ..cost(8) };
+    let mut engine = engine(model);
+    engine.submit((0..2).map(|who| (sequence(50, 5, 0), who)));
+    assert_eq!(run(&mut engine).len(), 2);
+}

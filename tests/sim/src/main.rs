@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use vllm_sim::{
-    AnswerPolicy, CostModel, Death, Flavor, Fleet, Lengths, Oddity, OnTerm, Profile, Rule, Script,
+    AnswerPolicy, CostModel, Death, Flavor, Fleet, Lengths, OnTerm, Profile, Rule, Script,
     Structure,
 };
 
@@ -22,9 +22,6 @@ const EXAMPLES: &str = "Examples:
 Faults: status=N, cut-body, hang, eof, stream-error, slow-first-byte=MS, reverse-choices,
 missing-choice, doubled-index, abort, error-under-200, engine-death, stall; conditions after a comma:
 p=SHARE, from=REQUEST, count=TIMES, after=SECONDS, containing=TEXT.
-Oddities: list-joined, list-refused=STATUS (0 cuts), index-zero, index-missing, index-null, one-sequence,
-sequences-refused, usage-of-first, other-model=NAME, thinking, thinking=closed, denied=STATUS:TEXT,
-garbled=TEXT, field-refused=NAME.
 Endpoints are counted from 0. Each ready endpoint is one line on stdout: ready URL
 With --tell-seen each endpoint, dead ones too, is another one at the end: seen URL JSON";
 
@@ -93,6 +90,9 @@ struct Flags {
     /// The most tokens of a step.
     #[arg(long, default_value_t = 8192)]
     max_batched_tokens: usize,
+    /// The tokens that the KV cache holds for running sequences; 0 is without limit. What does not fit is preempted.
+    #[arg(long, default_value_t = 0)]
+    memory_tokens: usize,
     /// The API server's time for a request, in microseconds.
     #[arg(long, default_value_t = 0.0)]
     api_us_per_request: f64,
@@ -141,9 +141,6 @@ struct Flags {
     /// A text in a conversation that is answered with a refusal.
     #[arg(long, value_name = "TEXT")]
     refuse: Option<String>,
-    /// Something that other servers do and vLLM does not; may be given several times.
-    #[arg(long, value_name = "ODDITY", value_parser = Oddity::parse)]
-    oddity: Vec<Oddity>,
     /// A fault with its conditions; may be given several times.
     #[arg(long, value_name = "FAULT", value_parser = Rule::parse)]
     fault: Vec<Rule>,
@@ -231,6 +228,7 @@ impl Flags {
                 per_prefill_token_us: self.per_prefill_token_us,
                 max_num_seqs: self.max_num_seqs,
                 max_batched_tokens: self.max_batched_tokens,
+                memory_tokens: self.memory_tokens,
                 slow: self.slow.iter().find(of_this).map_or(1.0, |(_, factor)| *factor),
                 api_us_per_request: self.api_us_per_request,
                 api_us_per_prompt: self.api_us_per_prompt,
@@ -253,7 +251,6 @@ impl Flags {
             poison: self.poison.clone(),
             calls_tools: self.tools,
             refuse: self.refuse.clone(),
-            oddities: self.oddity.clone(),
             // Each endpoint draws for itself: they do not all fail at their tenth request.
             script: Script {
                 seed: self.fault_seed.wrapping_add(at as u64),

@@ -16,7 +16,7 @@ pub fn text(endpoint: &Endpoint) -> String {
     let model = endpoint.profile.models.first().map_or("", String::as_str);
     let mut page = Page { text: String::with_capacity(4096), model };
     let blocks = (endpoint.profile.cache_blocks * endpoint.profile.block_size).max(1);
-    let usage = (gauges.held_tokens as f64 / blocks as f64).min(1.0);
+    let usage = gauges.memory_usage.unwrap_or(gauges.held_tokens as f64 / blocks as f64).min(1.0);
     let instant = endpoint.profile.instant;
     // Without the engine in between the answers themselves are all there is to count.
     let (prompt, generation) = if instant {
@@ -35,7 +35,11 @@ pub fn text(endpoint: &Endpoint) -> String {
         gauges.waiting as f64,
     );
     page.gauge("kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", usage);
-    page.counter("num_preemptions_total", "Cumulative number of preemption from the engine.", 0);
+    page.counter(
+        "num_preemptions_total",
+        "Cumulative number of preemption from the engine.",
+        gauges.counters.preemptions,
+    );
     page.counter(
         "prefix_cache_queries_total",
         "Prefix cache queries, in terms of number of queried tokens.",

@@ -120,6 +120,8 @@ pub struct Gauges {
     pub waiting: usize,
     /// Tokens that the running ones hold.
     pub held_tokens: usize,
+    /// The share of the memory that they hold, where it has a limit.
+    pub memory_usage: Option<f64>,
     /// What was done so far.
     pub counters: Counters,
 }
@@ -208,6 +210,7 @@ impl Pace {
             running: state.engine.running(),
             waiting: state.engine.waiting_at(self.now()),
             held_tokens: state.engine.held_tokens(),
+            memory_usage: state.engine.memory_usage(),
             counters: state.engine.counters().clone(),
         }
     }

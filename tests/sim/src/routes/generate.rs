@@ -8,7 +8,6 @@ use crate::answer::{Answer, Params, answer as say, prompt_hash};
 use crate::body::{Reply, StreamFault, Streaming};
 use crate::cache::PrefixCache;
 use crate::endpoint::{Endpoint, Phase, now};
-use crate::oddity::{Bent, bend_reply, bend_request};
 use crate::pace::{Listener, Order, Outcome, Progress, Ticking};
 use crate::script::Fault;
 use crate::seen::Tally;
@@ -51,16 +50,11 @@ pub async fn answer(
     if let Some(response) = before_work(endpoint, fault.as_ref()).await? {
         return Ok(response);
     }
-    let bent = match bend_request(&endpoint.profile.oddities, shape, &body) {
-        Bent::On(bent) => bent,
-        Bent::Refused(refusal) => return Ok(refused(&refusal)),
-        Bent::Cut => return Err(Vanish),
-    };
-    match plan(shape, &endpoint.profile, bent.as_deref().unwrap_or(&body)) {
+    match plan(shape, &endpoint.profile, &body) {
         Ok(work) => {
+            drop(body);
             let id = answer_id(endpoint, &work, &parts.headers);
-            let asked = if bent.is_some() { body } else { Bytes::new() };
-            generate(endpoint, work, &id, fault, &asked).await
+            generate(endpoint, work, &id, fault).await
         }
         Err(refusal) => Ok(refused(&refusal)),
     }
@@ -142,7 +136,6 @@ async fn generate(
     work: Work,
     id: &str,
     fault: Option<Fault>,
-    asked: &[u8],
 ) -> Answered {
     let answers = answers_to(endpoint, &work);
     let streams = work.stream.is_some() && work.shape != Shape::ChatBatch;
@@ -166,8 +159,8 @@ async fn generate(
     if let Some(Fault::SlowFirstByte(late)) = fault {
         sleep(Duration::from_millis(late)).await;
     }
-    let written = answers::write(&work, &answers, &letterhead(endpoint, id), fault.as_ref());
-    let bytes = Bytes::from(bend_reply(&endpoint.profile.oddities, asked, written));
+    let bytes =
+        Bytes::from(answers::write(&work, &answers, &letterhead(endpoint, id), fault.as_ref()));
     if fault == Some(Fault::CutBody) {
         return Ok(typed(200, "application/json", Reply::cut(&bytes)));
     }

@@ -83,7 +83,6 @@ impl ReadyChecker {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "engine owns tasks, and ends these with their set")]
 fn start_probes(
     urls: &[Url],
     key: Option<ApiKey>,

@@ -65,6 +65,24 @@ const SCHEMA_WORDS: [&str; 6] =
     ["response_format", "structured_output", "grammar", "schema", "guided", "json_object"];
 
 impl RequestFault {
+    /// Returns the HTTP status and the server's message if it refuses the prompts or the request for good.
+    #[must_use]
+    pub(crate) fn refusal(&self) -> Option<(u16, &str)> {
+        match self {
+            Self::Prompt { message, status, .. } | Self::Request { message, status } => {
+                Some((*status, message.as_str())).filter(|&(status, _)| status > 0)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns whether the refusal is the endpoint's own fault, whatever was asked: it redirects, or does not take the
+    /// route's requests.
+    #[must_use]
+    pub(crate) fn is_endpoints_own(&self) -> bool {
+        self.refusal().is_some_and(|(status, _)| matches!(status, 300..400 | 405))
+    }
+
     /// Returns the server's message if it refuses the JSON schema of the request, or the parameter that carries it.
     #[must_use]
     pub(crate) fn schema_refusal(&self) -> Option<&str> {
@@ -109,7 +127,18 @@ pub(super) fn classify_response(
         // Not a failure of the prompt: it costs no attempt, only a lower concurrency limit.
         429 | 503 => RequestFault::Busy { status, message, retry_after },
         500..600 => RequestFault::EndpointDown { message },
-        _ => RequestFault::Request { message, status },
+        300..400 => {
+            let message = format!("HTTP {status}: the server redirects, which is not followed");
+            RequestFault::Request { message, status }
+        }
+        _ => {
+            let message = if message.is_empty() {
+                format!("HTTP {status}, without a message")
+            } else {
+                message
+            };
+            RequestFault::Request { message, status }
+        }
     }
 }
 

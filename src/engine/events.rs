@@ -67,10 +67,11 @@ pub(crate) enum EngineEvent {
     /// Sent when few prompts or none are left to send.
     Backlog(EngineBacklog),
     /// The engine will not work on these prompts (by index) any more: they were revoked, it drains, or all endpoints
-    /// are down.
+    /// are down or refuse everything.
     PromptsReturned(Vec<u64>),
     /// Fail-fast has tripped: the first outcomes, this many, are the same failure with this message. Nothing is sent
     /// and none of them is written until [`EngineCommand::Proceed`](super::EngineCommand::Proceed),
+    /// [`EngineCommand::ReturnHeld`](super::EngineCommand::ReturnHeld),
     /// [`EngineCommand::KeepHolding`](super::EngineCommand::KeepHolding) or
     /// [`EngineCommand::Stop`](super::EngineCommand::Stop).
     FailFastTripped(u64, String),

@@ -631,6 +631,87 @@ fn servers_that_only_ever_refuse_leave_prompts_open() {
     assert_eq!(work.counts("answers.jsonl"), [40, 0, 0, 40]);
 }
 
+/// Servers of which the first refuses every prompt with this status, and prompts that it refuses.
+fn refuser_and(status: u16, others: Vec<Profile>, count: usize) -> (Work, String) {
+    let rule = Rule { containing: Some("ASKED".into()), ..Rule::always(Fault::Status(status)) };
+    let script = Script { seed: 1, rules: vec![rule] };
+    let refuser = Profile { script, ..Profile::instant() };
+    let work = Work::with([vec![refuser], others].concat());
+    let prompts: Vec<String> = made_up(count).iter().map(|it| format!("{it} ASKED")).collect();
+    let input = work.prompts(&prompts);
+    (work, input)
+}
+
+#[test]
+fn an_endpoint_that_refuses_everything_fails_no_prompt_that_another_answers() {
+    for status in [302, 307, 400, 405, 422, 501] {
+        for ranks in [1, 2] {
+            let (work, input) = refuser_and(status, vec![slow(STEP)], 600);
+            let job = work.run(&input).args(["--api", "completions", "--max-tokens", "8"]);
+            let ended = job.ranks(ranks).run().with_code(0);
+            assert_eq!(work.counts("answers.jsonl"), [600, 600, 0, 0], "{status}, {ranks} ranks");
+            let url = &work.fleet.urls()[0];
+            let is_named = |line: &str| line.contains("endpoint") && line.contains(url.as_str());
+            assert!(ended.err.lines().any(is_named), "{status}, {ranks} ranks: {}", ended.err);
+            let requests = work.fleet.seen(0).requests;
+            assert!(requests < 200, "{status}, {ranks} ranks: {requests} requests");
+        }
+    }
+}
+
+#[test]
+fn prompts_that_every_endpoint_refuses_fail_and_cost_no_endpoint_its_place() {
+    let rule = Rule { containing: Some("POISON".into()), ..Rule::always(Fault::Status(400)) };
+    let script = Script { seed: 1, rules: vec![rule] };
+    let work = Work::with(vec![Profile { script, ..Profile::instant() }; 2]);
+    let mut prompts = made_up(80);
+    prompts[..40].iter_mut().for_each(|it| it.push_str(" POISON"));
+    let input = work.prompts(&prompts);
+    for ranks in [1, 2] {
+        let job = work.run(&input).args(["--api", "completions", "--overwrite"]);
+        job.ranks(ranks).run().with_code(3);
+        assert_eq!(work.counts("answers.jsonl"), [80, 40, 40, 0]);
+    }
+}
+
+#[test]
+fn prompts_that_a_proxy_gives_up_fail_with_its_time_limit_and_the_others_are_answered() {
+    let rule =
+        Rule { containing: Some("LONG".into()), ..Rule::always(Fault::GatewayTimeout(1_000)) };
+    let script = Script { seed: 1, rules: vec![rule] };
+    let work = Work::with(vec![Profile { script, ..slow(30.0) }]);
+    for (others, ranks) in [(40, 1), (40, 2), (0, 1)] {
+        let long = (0..20).map(|it| json!({"prompt": format!("{it} LONG"), "max_tokens": 60}));
+        let short = made_up(others).into_iter().map(|it| json!({"prompt": it, "max_tokens": 4}));
+        let input = work.rows(&long.chain(short).collect::<Vec<_>>());
+        let job = work.run(&input).args(["--api", "completions", "--overwrite"]);
+        let ended = job.ranks(ranks).run().with_code(3);
+        let count = others as u64;
+        assert_eq!(work.counts("answers.jsonl"), [20 + count, count, 20, 0], "{}", ended.err);
+        for answer in &work.answers("answers.jsonl")[..20] {
+            let message = answer["error"]["message"].as_str().unwrap();
+            assert!(message.contains("gives up after about 1 s"), "{answer}");
+            assert!(answer["served"]["attempts"].as_u64() <= Some(4), "{answer}");
+        }
+        let told = ended.err.lines().filter(|line| line.contains("giving up requests")).count();
+        assert_eq!(told, 1, "{}", ended.err);
+        assert!(!ended.err.contains("endpoint suspended"), "{}", ended.err);
+    }
+}
+
+#[test]
+fn servers_that_are_too_busy_for_ever_are_named_and_end_the_run() {
+    for status in [503, 429] {
+        let (work, input) = refuser_and(status, vec![], 20);
+        let job = work.run(&input).args(["--api", "completions", "--ready-timeout", "4s"]);
+        let ended = job.deadline(Duration::from_secs(60)).run().with_code(75);
+        assert_eq!(work.counts("answers.jsonl"), [20, 0, 0, 20], "{status}");
+        let words = ended.err.lines().filter(|line| line.contains("refused"));
+        let told = words.filter(|line| line.contains(&format!("HTTP {status}"))).count();
+        assert!((1..=3).contains(&told), "{status}: {}", ended.err);
+    }
+}
+
 #[test]
 fn a_server_that_never_starts_does_not_keep_the_others_waiting_and_a_late_one_joins() {
     let late = Profile { loading: Duration::from_secs(12), ..slow(STEP) };

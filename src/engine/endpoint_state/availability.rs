@@ -1,16 +1,18 @@
 //! The availability of one endpoint: up, suspended, on probation. Pure but for instants it is given.
 //!
-//! Owns liveness: faults in a row, suspensions and their growing pauses, and the probation until the first answer after
-//! one. What counts as a fault is decided in the folder's `mod.rs`; probes themselves are in `endpoint::probe`.
+//! Owns liveness: suspensions and their growing pauses, and the probation until the first answer after one. When faults
+//! mean that an endpoint is dead is in `fault_share`, what counts as a fault in the folder's `mod.rs`; probes themselves
+//! are in `endpoint::probe`.
 
 use std::time::{Duration, Instant};
+
+use super::fault_share::FaultShare;
 
 /// The availability of one endpoint, and its history.
 #[derive(Debug)]
 pub(crate) struct AvailabilityTracker {
     state: EndpointAvailability,
-    /// Faults since the last answer.
-    consecutive_faults: u32,
+    fault_share: FaultShare,
     /// The pause before the probe of the next suspension.
     probe_backoff: Duration,
     /// Whether it was suspended and has answered nothing since.
@@ -19,6 +21,8 @@ pub(crate) struct AvailabilityTracker {
     ever_answered: bool,
     /// Whether it was ready at any time.
     ever_up: bool,
+    /// Refusals with this status, if the endpoint has answered nothing else.
+    first_refusals: Option<(u16, u32)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,8 +34,21 @@ enum EndpointAvailability {
     Probing,
 }
 
-/// Faults in a row after which an endpoint is suspended.
-const SUSPEND_AFTER_FAULTS: u32 = 3;
+/// A transient fault, and what is in flight beside it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CountedFault {
+    pub(crate) sequences: usize,
+    pub(crate) elapsed: Duration,
+    /// Sequences that may be in flight.
+    pub(crate) window: usize,
+    /// Sequences in flight.
+    pub(crate) in_flight: usize,
+    /// Whether the prompts may be the cause; then a suspension is short.
+    pub(crate) may_be_prompts: bool,
+}
+
+/// Equal refusals before the first answer, after which an endpoint is suspended if there are others.
+const MAX_FIRST_REFUSALS: u32 = 8;
 pub(crate) const MIN_PROBE_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_PROBE_BACKOFF: Duration = Duration::from_secs(30);
 /// The same for an endpoint that was never ready: it is probably starting, and a probe costs it nothing.
@@ -45,12 +62,13 @@ impl AvailabilityTracker {
             } else {
                 EndpointAvailability::Suspended(now + MIN_PROBE_BACKOFF)
             },
-            consecutive_faults: 0,
+            fault_share: FaultShare::default(),
             probe_backoff: MIN_PROBE_BACKOFF,
             on_probation: false,
             answered_since_up: false,
             ever_answered: false,
             ever_up: is_ready,
+            first_refusals: None,
         }
     }
 
@@ -72,25 +90,44 @@ impl AvailabilityTracker {
         self.answered_since_up
     }
 
-    pub(crate) fn consecutive_faults(&self) -> u32 {
-        self.consecutive_faults
+    /// Returns the faults among the recent requests, and the number of these.
+    pub(crate) fn recent_faults(&self) -> (u32, u32) {
+        self.fault_share.counts()
     }
 
     pub(crate) fn record_success(&mut self) {
-        self.consecutive_faults = 0;
+        if self.on_probation {
+            self.fault_share = FaultShare::default();
+        }
+        self.fault_share.record_answer();
         self.probe_backoff = MIN_PROBE_BACKOFF;
         self.answered_since_up = true;
         self.ever_answered = true;
         self.on_probation = false;
     }
 
-    /// Counts a transient fault. Returns whether it was one too many and the endpoint is suspended: briefly if the
-    /// prompts may be the cause.
-    pub(crate) fn count_fault(&mut self, may_be_prompts: bool, now: Instant) -> bool {
-        self.consecutive_faults += 1;
-        let suspends = self.is_up() && self.consecutive_faults >= SUSPEND_AFTER_FAULTS;
+    /// Counts a refusal by an endpoint that has answered nothing.
+    pub(crate) fn count_refusal(&mut self, status: u16) {
+        let before = self.first_refusals.filter(|&(other, _)| other == status);
+        self.first_refusals = Some((status, before.map_or(0, |(_, count)| count) + 1));
+    }
+
+    /// Returns whether the endpoint has answered nothing, and refused so much alike, or so soon after a suspension, that
+    /// its refusals say nothing about the prompts.
+    pub(crate) fn refuses_everything(&self) -> bool {
+        let count = self.first_refusals.map_or(0, |(_, count)| count);
+        !self.ever_answered && (self.on_probation || count >= MAX_FIRST_REFUSALS)
+    }
+
+    /// Counts a transient fault. Returns whether the endpoint is suspended for it: on probation for any, otherwise if
+    /// nearly all requests fail.
+    pub(crate) fn count_fault(&mut self, fault: CountedFault, now: Instant) -> bool {
+        self.fault_share.record_fault(fault.sequences, fault.elapsed);
+        let is_dead =
+            self.on_probation || self.fault_share.means_dead(fault.window, fault.in_flight);
+        let suspends = self.is_up() && is_dead;
         if suspends {
-            if may_be_prompts {
+            if fault.may_be_prompts {
                 self.probe_backoff = MIN_PROBE_BACKOFF;
             }
             self.suspend_endpoint(now);
@@ -135,10 +172,8 @@ impl AvailabilityTracker {
 
     pub(crate) fn finish_probe(&mut self, is_ready: bool, now: Instant) {
         if is_ready {
-            // Its faults are kept: one more and it is suspended again, for twice as long.
             self.state = EndpointAvailability::Up;
             self.ever_up = true;
-            self.consecutive_faults = self.consecutive_faults.min(SUSPEND_AFTER_FAULTS - 1);
         } else {
             self.suspend_endpoint(now);
         }

@@ -3,8 +3,9 @@
 //! Owns the adaptive concurrency controller behind `--concurrency auto`. Where the server reports how many sequences
 //! run and wait, a few are kept waiting: its slots never run dry, and its queue never grows long. Where it does not,
 //! the throughput of window sizes is compared. The window climbs by doubling and never jumps: bursts have crashed
-//! servers. Back-pressure (503, 429) lowers the limit at once, in every mode. When nothing may be sent for a while, and
-//! how many permits are taken, is the endpoint state's.
+//! servers. Back-pressure lowers the limit at once, in every mode, to what the server has admitted. Which refusals are
+//! back-pressure is decided in `back_pressure`; when nothing may be sent for a while, and how many permits are taken, is
+//! the endpoint state's.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,6 @@ pub(crate) struct LoadSample {
 /// A request that was answered.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AdmittedRequest {
-    /// Sequences in flight when it was sent, its own included.
-    pub(crate) concurrency_at_send: usize,
     pub(crate) sequences: usize,
     pub(crate) tokens: u64,
     /// Whether the window was used up just before the answer.
@@ -37,14 +36,16 @@ pub(crate) struct AdmittedRequest {
 pub(crate) struct ConcurrencyController {
     size: usize,
     mode: ControlMode,
-    /// The limit that refusals have set, whatever the mode.
+    /// The limit that back-pressure has set, whatever the mode.
     refusal_limit: usize,
-    /// The limit after the first refusal: up to it the limit grows fast again, beyond it slowly.
+    /// The size up to which the limit grows fast again, within two rounds of answers; beyond it slowly.
     refusal_ceiling: usize,
-    /// The highest concurrency with which a request was answered; a refusal below it lowers it a little.
-    max_admitted: usize,
-    /// Sequences answered since the refusal limit last changed.
-    answered_since_change: usize,
+    /// The largest window with which a round of answers came without back-pressure.
+    proven_size: usize,
+    /// Sequences answered since the refusal limit last changed, or since the last round of answers.
+    answered_in_round: usize,
+    /// Rounds of answers since the refusal limit last changed.
+    rounds_since_change: u8,
 }
 
 #[derive(Debug)]
@@ -116,6 +117,8 @@ const HOLD_INTERVAL: Duration = Duration::from_secs(60);
 const MIN_MEASURE_INTERVAL: Duration = Duration::from_secs(1);
 /// The time that a doubling has to show a gain: a step that prefills many prompts is slow.
 const NO_GAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Rounds of answers after which the limit is raised beyond the size that was refused.
+const ROUNDS_PER_GROWTH: u8 = 4;
 /// The time after a preemption in which the window does not grow, unless the KV cache is known to have room again.
 const PREEMPTION_PAUSE: Duration = Duration::from_secs(10);
 /// The share of the KV cache in use up to which the window grows by a few sequences. Running sequences need more of the
@@ -144,8 +147,9 @@ impl ConcurrencyController {
             mode,
             refusal_limit: usize::MAX,
             refusal_ceiling: usize::MAX,
-            max_admitted: 0,
-            answered_since_change: 0,
+            proven_size: 0,
+            answered_in_round: 0,
+            rounds_since_change: 0,
         }
     }
 
@@ -173,43 +177,68 @@ impl ConcurrencyController {
         }
     }
 
-    /// Records an answered request: raises the refusal limit again, and measures throughput in that mode.
-    pub(crate) fn record_admitted(&mut self, request: AdmittedRequest, now: Instant) {
-        self.max_admitted = self.max_admitted.max(request.concurrency_at_send);
-        self.answered_since_change += request.sequences;
-        // Below the ceiling the limit doubles with every round of answers; beyond, it grows a little now and then, so
-        // that the server rarely has to refuse.
-        let (rounds, increase) = if self.refusal_limit < self.refusal_ceiling / 16 * 15 {
-            (1, self.refusal_limit)
-        } else {
-            (4, (self.refusal_limit / 16).max(1))
-        };
-        if self.refusal_limit < usize::MAX
-            && self.answered_since_change >= self.refusal_limit.saturating_mul(rounds)
-        {
-            self.refusal_limit = self.refusal_limit.saturating_add(increase);
-            self.answered_since_change = 0;
+    /// Records an answered request: raises the refusal limit again, and measures throughput in that mode. Returns whether
+    /// the window has grown.
+    pub(crate) fn record_admitted(&mut self, request: AdmittedRequest, now: Instant) -> bool {
+        let before = self.window_size();
+        self.answered_in_round += request.sequences;
+        if self.answered_in_round >= before {
+            self.finish_round(before);
         }
         if let ControlMode::Throughput(throughput) = &mut self.mode {
             self.size = throughput.next_size(self.size, request, now);
         }
+        self.window_size() > before
     }
 
-    /// Records back-pressure: a request of `sequences` was refused, with `concurrency` sequences in flight.
-    pub(crate) fn decrease_on_refusal(&mut self, concurrency: usize, sequences: usize) {
-        if concurrency <= self.max_admitted {
-            // The server has taken as many before: a passing state, unless it comes again and again.
-            self.max_admitted = self.max_admitted * 15 / 16;
+    /// Raises the refusal limit after a round of answers.
+    fn finish_round(&mut self, window: usize) {
+        self.answered_in_round = 0;
+        self.proven_size = self.proven_size.max(window);
+        if self.refusal_limit == usize::MAX {
             return;
         }
-        let admitted = concurrency.saturating_sub(sequences);
-        let limit = if admitted > 0 { admitted } else { (sequences / 2).max(1) };
-        self.refusal_limit = self.refusal_limit.min(limit);
-        if self.answered_since_change > 0 || self.refusal_ceiling == usize::MAX {
-            // (a refusal right after another one is of the same burst, and says nothing about the limit)
+        self.rounds_since_change = self.rounds_since_change.saturating_add(1);
+        // Up to the last good size within two rounds; beyond it a little now and then, so that the server rarely has to
+        // refuse.
+        let good_size = self.refusal_ceiling.min(self.size);
+        let limit = self.refusal_limit;
+        if limit < good_size {
+            self.refusal_limit = (limit * 2).max(good_size / 2).min(good_size);
+        } else if self.rounds_since_change >= ROUNDS_PER_GROWTH {
+            self.refusal_limit = limit.saturating_add((limit / 16).max(1));
+        } else {
+            return;
+        }
+        self.rounds_since_change = 0;
+    }
+
+    /// Lowers the limit for back-pressure; the server has admitted `admitted` sequences, which are in flight.
+    pub(crate) fn decrease_to(&mut self, admitted: usize) {
+        let window = self.window_size();
+        self.refusal_limit = self.refusal_limit.min(admitted.max(1));
+        // A server that admits nothing says nothing about how much it takes; one that has taken as much before is in a
+        // passing state.
+        let is_proven = window <= self.proven_size + self.proven_size / 8;
+        if admitted > 0 && !is_proven {
+            self.refusal_ceiling = self.refusal_limit;
+        } else {
+            self.refusal_ceiling = self.refusal_ceiling.min(window);
+        }
+        self.proven_size = self.refusal_limit;
+        (self.answered_in_round, self.rounds_since_change) = (0, 0);
+    }
+
+    /// Lowers the limit further for a refusal that belongs to the back-pressure it was last lowered for.
+    pub(crate) fn decrease_further(&mut self, admitted: usize) {
+        let is_ceiling = self.refusal_ceiling == self.refusal_limit;
+        self.refusal_limit = self.refusal_limit.min(admitted.max(1));
+        self.proven_size = self.proven_size.min(self.refusal_limit);
+        if admitted == 0 {
+            self.refusal_ceiling = usize::MAX;
+        } else if is_ceiling {
             self.refusal_ceiling = self.refusal_limit;
         }
-        self.answered_since_change = 0;
     }
 
     /// Applies the load that the server reports, with `taken` sequences of ours in flight in batches of `batch_size`.
@@ -473,14 +502,13 @@ mod tests {
         assert!((144..=200).contains(&size), "a batch waits: {size}");
     }
 
-    fn admit(window: &mut ConcurrencyController, concurrency: usize, tokens: u64, now: Instant) {
-        let request = AdmittedRequest {
-            concurrency_at_send: concurrency,
-            sequences: 1,
-            tokens,
-            was_window_full: true,
-        };
+    fn admit(window: &mut ConcurrencyController, tokens: u64, now: Instant) {
+        let request = AdmittedRequest { sequences: 1, tokens, was_window_full: true };
         window.record_admitted(request, now);
+    }
+
+    fn admit_round(window: &mut ConcurrencyController, now: Instant) {
+        (0..window.window_size()).for_each(|_| admit(window, 1, now));
     }
 
     #[test]
@@ -558,44 +586,58 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_at_a_new_peak_sets_a_limit_and_one_below_does_not() {
+    fn back_pressure_on_a_new_size_sets_a_limit_that_grows_slowly() {
         let now = Instant::now();
         let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
-        admit(&mut window, 64, 1, now);
-        window.decrease_on_refusal(64, 1);
-        assert_eq!(window.window_size(), 64, "it has taken 64 before");
-        for _ in 0..20 {
-            window.decrease_on_refusal(64, 1);
-        }
-        assert_eq!(window.window_size(), 63, "repeated refusals count");
-        let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
-        window.decrease_on_refusal(64, 64);
-        assert_eq!(window.window_size(), 32, "it was idle, and still refused 64");
-        admit(&mut window, 20, 1, now);
-        window.decrease_on_refusal(32, 12);
-        assert_eq!(window.window_size(), 20, "the limit is what it has admitted");
-        (0..90).for_each(|_| admit(&mut window, 20, 1, now));
-        assert_eq!(window.window_size(), 21);
+        window.decrease_to(40);
+        window.decrease_further(32);
+        assert_eq!(window.window_size(), 32, "what the server has admitted");
+        (0..3).for_each(|_| admit_round(&mut window, now));
+        assert_eq!(window.window_size(), 32);
+        admit_round(&mut window, now);
+        assert_eq!(window.window_size(), 34);
+        window.decrease_to(0);
+        assert_eq!(window.window_size(), 1);
     }
 
     #[test]
-    fn the_window_recovers_soon_after_a_burst_of_refusals() {
+    fn the_window_is_at_its_last_good_size_two_rounds_after_a_passing_refusal() {
+        let now = Instant::now();
+        for admitted in [0, 3, 40] {
+            let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
+            admit_round(&mut window, now);
+            window.decrease_to(admitted);
+            assert_eq!(window.window_size(), admitted.max(1));
+            admit_round(&mut window, now);
+            admit_round(&mut window, now);
+            assert_eq!(window.window_size(), 64);
+        }
+    }
+
+    #[test]
+    fn a_server_that_takes_less_than_before_is_believed_the_second_time() {
         let now = Instant::now();
         let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
-        (0..200).for_each(|_| admit(&mut window, 64, 1, now));
-        for _ in 0..200 {
-            window.decrease_on_refusal(window.window_size(), 1);
+        admit_round(&mut window, now);
+        window.decrease_to(20);
+        admit_round(&mut window, now);
+        assert_eq!(window.window_size(), 40);
+        window.decrease_to(20);
+        (0..3).for_each(|_| admit_round(&mut window, now));
+        assert_eq!(window.window_size(), 20);
+    }
+
+    #[test]
+    fn a_server_that_refused_everything_at_the_start_is_used_in_full_at_once() {
+        let now = Instant::now();
+        let mut window = ConcurrencyController::new(SizeMode::Fixed(64), 1, true);
+        window.decrease_to(5);
+        for admitted in (0..5).rev() {
+            window.decrease_further(admitted);
         }
-        let low = window.window_size();
-        assert!(low < 8, "{low}");
-        let mut rounds = 0;
-        while window.window_size() < 56 {
-            rounds += 1;
-            assert!(rounds < 40, "{} after {rounds} rounds", window.window_size());
-            let size = window.window_size();
-            (0..size).for_each(|_| admit(&mut window, size, 1, now));
-        }
-        assert!(rounds < 10, "{rounds}");
+        assert_eq!(window.window_size(), 1);
+        (0..3).for_each(|_| admit_round(&mut window, now));
+        assert_eq!(window.window_size(), 64);
     }
 
     #[test]
@@ -621,7 +663,7 @@ mod tests {
             let size = window.window_size();
             now += Duration::from_secs_f64(0.1 * (size as f64 / 100.0).max(1.0));
             for _ in 0..size {
-                admit(&mut window, size, 10, now);
+                admit(&mut window, 10, now);
             }
             sizes.push(size);
         }
@@ -647,7 +689,7 @@ mod tests {
                 let before = window.window_size();
                 now += Duration::from_millis(200);
                 if refused {
-                    window.decrease_on_refusal(before + 1, list);
+                    window.decrease_to(before / 2);
                 }
                 window.apply_sample(LoadSample { running, waiting, preemptions, cache_usage: None }, before, list, now);
                 prop_assert!(window.window_size() >= 1);

@@ -1,15 +1,19 @@
 //! The state of one endpoint as the scheduler sees it: up or suspended, its concurrency limit, its faults. Pure but for
 //! instants it is given.
 //!
-//! An endpoint is suspended when it is unreachable, or when it fails one request after the other; it is probed with
-//! growing pauses, and a successful probe ends the suspension. Until it has answered a request it gets one at a time,
-//! on probation: one that hangs reports that it is healthy. Owns back-pressure and the rate limit of an endpoint;
-//! what its faults mean for the prompts is decided in `scheduler::retry_policy`.
+//! An endpoint is suspended when it is unreachable, when nearly all requests to it fail, or when it refuses everything
+//! for a while; it is probed with growing pauses, and a successful probe ends the suspension. Until it has answered a
+//! request it gets one at a time, on probation: one that hangs reports that it is healthy. Faults and refusals that
+//! befall some requests cost it nothing. Owns the reaction to back-pressure and the rate limit of an endpoint; what its
+//! faults mean for the prompts is decided in `scheduler::retry_policy`.
 //!
 //! | file | owns |
 //! |---|---|
 //! | `pool` | all endpoints of the rank |
 //! | `availability` | suspension, probation and probes |
+//! | `fault_share` | when faults mean that the endpoint is dead |
+//! | `back_pressure` | when refusals mean that it has too much to do |
+//! | `give_up_time` | the time limit of a proxy in front of it |
 //! | `concurrency` | how many sequences may be in flight |
 //! | `batch_size` | how many prompts a request carries |
 //! | `timeouts` | how long requests take, and may take |
@@ -17,8 +21,11 @@
 //! | `render_check` | whether conversations may be rendered here |
 
 mod availability;
+mod back_pressure;
 mod batch_size;
 mod concurrency;
+mod fault_share;
+mod give_up_time;
 mod news;
 mod pool;
 mod render_check;
@@ -39,9 +46,11 @@ use crate::{
     endpoint::{CanaryResult, RequestFault, ServerLoad},
     metrics::timeline::TimelineSlot,
 };
-use availability::AvailabilityTracker;
+use availability::{AvailabilityTracker, CountedFault};
+use back_pressure::{Refusal, RefusalShare};
 use batch_size::BatchSizer;
 use concurrency::{AdmittedRequest, ConcurrencyController, LoadSample};
+use give_up_time::GiveUpTime;
 use news::{EndpointNews, NewsKind};
 use render_check::RenderCheck;
 use timeouts::LatencyModel;
@@ -58,11 +67,19 @@ pub(crate) struct EndpointState {
     permits_taken: usize,
     availability: AvailabilityTracker,
     /// What is to be logged of it.
-    news: Option<EndpointNews>,
+    news: Vec<EndpointNews>,
     /// The job's models that the server serves, as of its last successful probe.
     models: ModelSet,
-    /// Back-pressure replies since the last answer.
-    consecutive_refusals: u32,
+    refusal_share: RefusalShare,
+    /// Refusals since the last answer that left nothing in flight.
+    barren_refusals: u32,
+    refusal_log: RefusalLog,
+    give_up_time: GiveUpTime,
+    is_give_up_logged: bool,
+    /// When a request was last answered.
+    last_answer: Option<Instant>,
+    /// Whether a suspension was logged and nothing answered since.
+    is_suspension_logged: bool,
     /// Prompts per request that the server is known to accept; 1 for a server that takes no lists.
     batch_limit: usize,
     concurrency: ConcurrencyController,
@@ -93,6 +110,15 @@ pub(crate) struct Endpoint {
     pub(crate) timeline_row: TimelineSlot,
 }
 
+/// The log lines about refusals: the first at once, later ones summed up.
+#[derive(Debug, Default)]
+struct RefusalLog {
+    /// When the last line was written, and the pause before the next.
+    last: Option<(Instant, Duration)>,
+    /// Refusals since the last line.
+    unreported: u64,
+}
+
 /// An answered request, for the models of the endpoint that answered it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AnsweredRequest {
@@ -100,8 +126,6 @@ pub(crate) struct AnsweredRequest {
     pub(crate) sequences: usize,
     /// Tokens of its answers, estimated where they are not counted.
     pub(crate) tokens: u64,
-    /// Sequences in flight when it was sent, its own included.
-    pub(crate) concurrency_at_send: usize,
     pub(crate) elapsed: Duration,
 }
 
@@ -110,8 +134,11 @@ pub(crate) struct AnsweredRequest {
 pub(crate) struct FailedRequest {
     pub(crate) prompts: usize,
     pub(crate) sequences: usize,
-    /// Sequences in flight when it was sent, its own included.
-    pub(crate) concurrency_at_send: usize,
+    /// The round of requests that it belongs to, see [`EndpointState::begin_request`].
+    pub(crate) round: u32,
+    pub(crate) elapsed: Duration,
+    /// Whether it ran into its own time limit.
+    pub(crate) timed_out: bool,
     /// Whether every prompt that is left was sent before. Then the prompts may be the cause, and a suspension is short.
     pub(crate) only_retries_left: bool,
     /// Whether every prompt of the job has used up its tries in an earlier session. Then the prompts are the cause of a
@@ -125,6 +152,13 @@ const MAX_MISSED_LOAD_POLLS: u32 = 3;
 const TIMER_SLACK: Duration = Duration::from_millis(10);
 const MIN_REFUSAL_BACKOFF: Duration = Duration::from_millis(25);
 const MAX_REFUSAL_BACKOFF: Duration = Duration::from_secs(1);
+/// The longest pause that a server can ask for.
+pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Refusals in a row that left nothing in flight, from which an endpoint is suspended: their pauses come to a few
+/// seconds.
+const SUSPEND_AFTER_BARREN: u32 = 9;
+/// The pause after the first log line about refusals; it doubles.
+const MIN_LOG_PAUSE: Duration = Duration::from_secs(30);
 
 impl EndpointState {
     fn new(endpoint: Endpoint, policy: &EnginePolicy, now: Instant) -> Self {
@@ -143,9 +177,15 @@ impl EndpointState {
             timeline_slot: timeline_row,
             permits_taken: 0,
             availability,
-            news: None,
+            news: Vec::new(),
             models,
-            consecutive_refusals: 0,
+            refusal_share: RefusalShare::default(),
+            barren_refusals: 0,
+            refusal_log: RefusalLog::default(),
+            give_up_time: GiveUpTime::default(),
+            is_give_up_logged: false,
+            last_answer: None,
+            is_suspension_logged: false,
             batch_limit: usize::MAX,
             missed_load_polls: 0,
             was_window_full: false,
@@ -287,8 +327,13 @@ impl EndpointState {
         self.render_check.record_canary(None);
     }
 
-    /// Takes the permits of a request that is about to be sent.
-    pub(crate) fn begin_request(&mut self, permits: usize, rate_limit: Option<f64>, now: Instant) {
+    /// Takes the permits of a request that is about to be sent. Returns the round that it belongs to.
+    pub(crate) fn begin_request(
+        &mut self,
+        permits: usize,
+        rate_limit: Option<f64>,
+        now: Instant,
+    ) -> u32 {
         self.permits_taken += permits;
         if let Some(rate) = rate_limit {
             // Late timers are made up for.
@@ -296,6 +341,7 @@ impl EndpointState {
             self.throttled_until =
                 self.throttled_until.max(late) + Duration::from_secs_f64(1.0 / rate);
         }
+        self.refusal_share.record_sent(permits, self.concurrency.window_size())
     }
 
     pub(crate) fn release_permits(&mut self, permits: usize) {
@@ -320,13 +366,17 @@ impl EndpointState {
         now: Instant,
     ) {
         let admitted = AdmittedRequest {
-            concurrency_at_send: request.concurrency_at_send,
             sequences: request.sequences,
             tokens: request.tokens,
             was_window_full: self.was_window_full,
         };
         self.record_success();
-        self.concurrency.record_admitted(admitted, now);
+        self.is_suspension_logged = false;
+        self.last_answer = Some(now);
+        self.give_up_time.record_answer(request.elapsed);
+        if self.concurrency.record_admitted(admitted, now) {
+            self.refusal_share.begin_round(false);
+        }
         self.batch_sizer.record_answers(request.prompts, endpoints_up, now);
         self.latency.record_latency(request.prompts, request.elapsed);
     }
@@ -334,7 +384,7 @@ impl EndpointState {
     /// Records that the server works: it answered, or it refused with a reason that concerns the prompts.
     fn record_success(&mut self) {
         self.availability.record_success();
-        self.consecutive_refusals = 0;
+        self.barren_refusals = 0;
     }
 
     /// Records a failed request. Returns whether the endpoint was suspended for it.
@@ -350,29 +400,48 @@ impl EndpointState {
                 self.batch_limit = self.batch_limit.min((request.prompts / 2).max(1));
             }
             RequestFault::ListTooLong => {}
+            // Until an endpoint has answered a request, its refusals say nothing about the prompts.
+            RequestFault::Prompt { status, .. } | RequestFault::Request { status, .. }
+                if !self.ever_answered() || fault.is_endpoints_own() =>
+            {
+                self.availability.count_refusal(*status);
+            }
             RequestFault::Prompt { .. }
             | RequestFault::Request { .. }
             | RequestFault::TooManyTokens { .. } => self.record_success(),
-            RequestFault::Busy { .. } => {
-                self.apply_backpressure(request.concurrency_at_send, request.sequences, now);
+            RequestFault::Busy { status, message, retry_after } => {
+                self.news.extend(self.refusal_log.record_refusal(*status, message, now));
+                if self.apply_backpressure(request.round, *retry_after, now) {
+                    let reason =
+                        format!("it refuses everything, the last: HTTP {status}: {message}");
+                    self.log_suspension(&reason, now);
+                    return true;
+                }
             }
             RequestFault::Transient { status: Some(_), .. } if request.only_exhausted_left => {}
+            RequestFault::Transient { message, .. }
+                if !request.timed_out && self.is_given_up(message, request, now) => {}
             RequestFault::Transient { message, status } => {
-                let may_be_prompts = status.is_some() && request.only_retries_left;
-                if self.availability.count_fault(may_be_prompts, now) {
-                    let retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64());
+                let counted = CountedFault {
+                    sequences: request.sequences,
+                    elapsed: request.elapsed,
+                    window: self.window_size(),
+                    in_flight: self.permits_taken,
+                    may_be_prompts: status.is_some() && request.only_retries_left,
+                };
+                if self.availability.count_fault(counted, now) {
+                    let (faults, requests) = self.availability.recent_faults();
                     let reason = format!(
-                        "{} consecutive faults, probed again in {retry_in_s:.1} s, the last: {message}",
-                        self.availability.consecutive_faults(),
+                        "{faults} of its last {requests} requests failed, the last: {message}"
                     );
-                    self.news = Some(EndpointNews { kind: NewsKind::Suspended, reason });
+                    self.log_suspension(&reason, now);
                     return true;
                 }
             }
             RequestFault::EndpointDown { message } => {
                 if self.availability.mark_unreachable(now) {
                     let reason = message.clone();
-                    self.news = Some(EndpointNews { kind: NewsKind::Unreachable, reason });
+                    self.news.push(EndpointNews { kind: NewsKind::Unreachable, reason });
                     return true;
                 }
             }
@@ -380,15 +449,98 @@ impl EndpointState {
         false
     }
 
-    /// Lowers the limits after a reply that the server has too much to do. After the second in a row nothing is sent
-    /// for a moment, and for longer each time: further requests would only be refused as well.
-    fn apply_backpressure(&mut self, concurrency: usize, sequences: usize, now: Instant) {
-        self.concurrency.decrease_on_refusal(concurrency, sequences);
-        self.consecutive_refusals = (self.consecutive_refusals + 1).min(8);
-        if self.consecutive_refusals > 1 {
-            let pause = MIN_REFUSAL_BACKOFF * 2_u32.pow(self.consecutive_refusals - 2);
-            self.throttled_until = self.throttled_until.max(now + pause.min(MAX_REFUSAL_BACKOFF));
+    /// Returns the time after which a proxy in front of the endpoint gives up, if there seems to be one.
+    pub(crate) fn give_up_time(&self) -> Option<Duration> {
+        self.give_up_time.time()
+    }
+
+    /// Returns whether the endpoint has stopped answering, and a proxy only hides that: it had work that no proxy has
+    /// given up before, and has answered nothing for twice the proxy's time limit.
+    pub(crate) fn has_hung(&self, only_retries_left: bool, now: Instant) -> bool {
+        let (Some(time), Some(last_answer)) = (self.give_up_time(), self.last_answer) else {
+            return false;
+        };
+        !only_retries_left && now - last_answer >= time * 2
+    }
+
+    /// Returns whether a proxy in front of the endpoint has given up the request, and the endpoint works. Logs the first.
+    fn is_given_up(&mut self, message: &str, request: FailedRequest, now: Instant) -> bool {
+        if !self.give_up_time.record_fault(request.elapsed) {
+            return false;
         }
+        if let Some(time) = self.give_up_time()
+            && !std::mem::replace(&mut self.is_give_up_logged, true)
+        {
+            let after_s = time.as_secs_f64();
+            let reason = format!(
+                "it, or a proxy in front of it, gives up after about {after_s:.0} s: {message}"
+            );
+            self.news.push(EndpointNews { kind: NewsKind::GivingUp, reason });
+        }
+        !self.has_hung(request.only_retries_left, now)
+    }
+
+    /// Returns whether the endpoint has answered nothing and refuses whatever it is asked.
+    pub(crate) fn refuses_everything(&self) -> bool {
+        self.availability.refuses_everything()
+    }
+
+    /// Suspends an endpoint whose refusals are its own fault. Returns whether it was up until now.
+    pub(crate) fn suspend_refuser(&mut self, message: &str, now: Instant) -> bool {
+        let was_up = self.availability.mark_unreachable(now);
+        if was_up {
+            self.log_suspension(&format!("it refuses what it is asked, the last: {message}"), now);
+        }
+        was_up
+    }
+
+    /// Reports a suspension; repeated ones without an answer in between are not worth a warning.
+    fn log_suspension(&mut self, reason: &str, now: Instant) {
+        if std::mem::replace(&mut self.is_suspension_logged, true) {
+            debug!(
+                event = "endpoint_suspended_again",
+                endpoint = %self.url,
+                "endpoint suspended again: {}: {reason}",
+                self.url
+            );
+            return;
+        }
+        let retry_in_s = self.next_probe().map_or(0.0, |due| (due - now).as_secs_f64());
+        let reason = format!("probed again in {retry_in_s:.1} s: {reason}");
+        self.news.push(EndpointNews { kind: NewsKind::Suspended, reason });
+    }
+
+    /// Lowers the limits after a refusal that is back-pressure. Refusals that leave nothing in flight are answered by
+    /// growing pauses as well: further requests would only be refused. Returns whether the endpoint is suspended, since
+    /// it has admitted nothing for a while.
+    fn apply_backpressure(
+        &mut self,
+        round: u32,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) -> bool {
+        let admitted = self.permits_taken;
+        match self.refusal_share.record_refusal(round) {
+            Refusal::Scattered => {}
+            Refusal::Stale => self.concurrency.decrease_further(admitted),
+            Refusal::BackPressure => {
+                self.concurrency.decrease_to(admitted);
+                self.refusal_share.begin_round(true);
+            }
+        }
+        if admitted > 0 {
+            return false;
+        }
+        self.barren_refusals = (self.barren_refusals + 1).min(SUSPEND_AFTER_BARREN);
+        // (one may be chance)
+        if self.barren_refusals > 1 {
+            let pause = MIN_REFUSAL_BACKOFF * 2_u32.pow(self.barren_refusals - 2);
+            let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
+            let pause = pause.min(MAX_REFUSAL_BACKOFF).max(asked);
+            self.throttled_until = self.throttled_until.max(now + pause);
+        }
+        let is_barren = self.barren_refusals >= SUSPEND_AFTER_BARREN;
+        (is_barren || self.availability.on_probation()) && self.availability.mark_unreachable(now)
     }
 
     /// Returns when the next probe is due; none while the endpoint is up or a probe is under way.
@@ -410,7 +562,7 @@ impl EndpointState {
         }
         self.availability.finish_probe(is_ready, now);
         if is_ready {
-            self.news = Some(EndpointNews { kind: NewsKind::Ready, reason: String::new() });
+            self.news.push(EndpointNews { kind: NewsKind::Ready, reason: String::new() });
         }
     }
 
@@ -434,6 +586,7 @@ impl EndpointState {
             let sample = LoadSample { running, waiting, preemptions, cache_usage };
             let batch_size = self.batch_sizer.unclamped_batch_size();
             if self.concurrency.apply_sample(sample, self.permits_taken, batch_size, now) {
+                self.refusal_share.begin_round(false);
                 debug!(
                     event = "concurrency_changed",
                     endpoint = %self.url,
@@ -490,6 +643,22 @@ impl EndpointState {
     }
 }
 
+impl RefusalLog {
+    /// Counts a refusal. Returns what is to be logged, if that is due.
+    fn record_refusal(&mut self, status: u16, message: &str, now: Instant) -> Option<EndpointNews> {
+        self.unreported += 1;
+        let next_pause = match self.last {
+            None => MIN_LOG_PAUSE,
+            Some((at, pause)) if now - at >= pause => pause * 2,
+            Some(_) => return None,
+        };
+        let count = std::mem::take(&mut self.unreported);
+        self.last = Some((now, next_pause));
+        let reason = format!("{count} refused, sent again later: HTTP {status}: {message}");
+        Some(EndpointNews { kind: NewsKind::Refusing, reason })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::availability::MIN_PROBE_BACKOFF;
@@ -507,20 +676,41 @@ mod tests {
         EndpointState::new(endpoint, &test_policy(), now)
     }
 
+    fn failed_request(round: u32) -> FailedRequest {
+        FailedRequest {
+            prompts: 1,
+            sequences: 1,
+            round,
+            elapsed: Duration::from_millis(2),
+            timed_out: false,
+            only_retries_left: false,
+            only_exhausted_left: false,
+        }
+    }
+
+    fn busy() -> RequestFault {
+        RequestFault::Busy { status: 503, message: "busy".into(), retry_after: None }
+    }
+
+    fn transient() -> RequestFault {
+        RequestFault::Transient { message: "cut".into(), status: None }
+    }
+
+    /// Sends a request that ends with this fault. Returns whether the endpoint was suspended.
+    fn fail(server: &mut EndpointState, fault: &RequestFault, now: Instant) -> bool {
+        let round = server.begin_request(1, None, now);
+        server.release_permits(1);
+        server.record_fault(fault, failed_request(round), now)
+    }
+
     #[test]
-    fn consecutive_faults_suspend_and_answers_restore() {
+    fn nothing_but_faults_suspends_and_answers_restore() {
         let now = Instant::now();
         let mut server = test_server(now);
-        assert!(
-            !server.availability.count_fault(false, now)
-                && !server.availability.count_fault(false, now)
-        );
-        server.record_success();
-        assert!(
-            !server.availability.count_fault(false, now)
-                && !server.availability.count_fault(false, now)
-        );
-        assert!(server.availability.count_fault(false, now));
+        for _ in 0..7 {
+            assert!(!fail(&mut server, &transient(), now));
+        }
+        assert!(fail(&mut server, &transient(), now));
         assert!(!server.is_up() && !server.begin_due_probe(now));
         let later = now + MIN_PROBE_BACKOFF;
         assert!(
@@ -530,27 +720,85 @@ mod tests {
         server.availability.finish_probe(true, later);
         assert!(server.is_up());
         assert_eq!((server.free_permits(later), server.max_batch_size()), (1, 1), "on probation");
-        assert!(server.availability.count_fault(false, later));
+        assert!(fail(&mut server, &transient(), later));
         assert_eq!(server.next_probe(), Some(later + MIN_PROBE_BACKOFF * 2));
         assert!(server.begin_due_probe(later + MIN_PROBE_BACKOFF * 2));
         server.availability.finish_probe(true, later);
         server.record_success();
         assert_eq!(server.free_permits(later), 8);
+        assert!(!fail(&mut server, &transient(), later), "its past is forgotten");
     }
 
     #[test]
-    fn consecutive_refusals_throttle_the_endpoint() {
+    fn scattered_faults_and_refusals_cost_an_endpoint_nothing() {
         let now = Instant::now();
         let mut server = test_server(now);
-        server.apply_backpressure(8, 1, now);
-        assert_eq!(server.throttled_until(now), None, "one may be chance");
-        for _ in 0..20 {
-            server.apply_backpressure(8, 1, now);
+        for request in 0..10_000 {
+            match request % 10 {
+                3 => assert!(!fail(&mut server, &transient(), now)),
+                6 => assert!(!fail(&mut server, &busy(), now)),
+                _ => {
+                    server.begin_request(1, None, now);
+                    server.release_permits(1);
+                    server.record_success();
+                }
+            }
+            assert_eq!((server.window_size(), server.throttled_until(now)), (8, None));
         }
-        assert_eq!(server.throttled_until(now), Some(now + MAX_REFUSAL_BACKOFF));
-        server.record_success();
-        server.apply_backpressure(8, 1, now + MAX_REFUSAL_BACKOFF);
-        assert_eq!(server.throttled_until(now + MAX_REFUSAL_BACKOFF), None);
+    }
+
+    #[test]
+    fn an_endpoint_that_refuses_everything_gets_pauses_and_is_suspended() {
+        let mut now = Instant::now();
+        let mut server = test_server(now);
+        assert!(!fail(&mut server, &busy(), now));
+        assert_eq!(server.throttled_until(now), None, "one may be chance");
+        let begun = now;
+        while !fail(&mut server, &busy(), now) {
+            now = server.throttled_until(now).expect("a pause");
+        }
+        let paused = now - begun;
+        assert!(Duration::from_secs(1) < paused && paused < Duration::from_secs(5), "{paused:?}");
+        assert!(!server.is_up());
+        server.begin_due_probe(server.next_probe().expect("suspended"));
+        server.availability.finish_probe(true, now);
+        assert!(fail(&mut server, &busy(), now), "on probation");
+        assert!(server.availability.next_probe() >= Some(now + MIN_PROBE_BACKOFF * 2));
+    }
+
+    #[test]
+    fn requests_that_a_proxy_gives_up_suspend_no_endpoint_unless_it_hangs() {
+        let mut now = Instant::now();
+        let mut server = test_server(now);
+        let elapsed = Duration::from_secs(5);
+        let give_up = |server: &mut EndpointState, now| {
+            let round = server.begin_request(1, None, now);
+            server.release_permits(1);
+            let request = FailedRequest { elapsed, ..failed_request(round) };
+            server.record_fault(&transient(), request, now)
+        };
+        for _ in 0..100 {
+            now += elapsed;
+            assert!(!give_up(&mut server, now), "nothing was ever answered");
+        }
+        assert_eq!(server.give_up_time(), Some(elapsed));
+        server.last_answer = Some(now);
+        let suspended = (0..100).filter(|_| give_up(&mut server, now + elapsed)).count();
+        assert_eq!(suspended, 0);
+        let suspended = (0..100).filter(|_| give_up(&mut server, now + elapsed * 2)).count();
+        assert_eq!(suspended, 1, "it has answered nothing for 10 s");
+    }
+
+    #[test]
+    fn back_pressure_lowers_the_window_to_what_the_server_has_admitted() {
+        let now = Instant::now();
+        let mut server = test_server(now);
+        let rounds: Vec<u32> = (0..8).map(|_| server.begin_request(1, None, now)).collect();
+        for &round in &rounds[3..] {
+            server.release_permits(1);
+            server.record_fault(&busy(), failed_request(round), now);
+        }
+        assert_eq!((server.window_size(), server.throttled_until(now)), (3, None));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The log lines about endpoints that go down or come up.
+//! The log lines about endpoints that go down, come up or refuse requests.
 //!
 //! Owns their grouping: the servers of a node mostly fail together, and one line per second and kind of event keeps a log
 //! readable in which hundreds of nodes have a dozen servers each. Whether an endpoint is suspended is decided in
@@ -15,6 +15,10 @@ use crate::domain::Url;
 pub(crate) enum NewsKind {
     Unreachable,
     Suspended,
+    /// It refuses requests with 503 or 429.
+    Refusing,
+    /// It, or a proxy in front of it, gives up requests that take long.
+    GivingUp,
     Ready,
 }
 
@@ -87,6 +91,12 @@ impl NewsGroup {
             NewsKind::Suspended => {
                 warn!(event = "endpoint_suspended", %endpoint, endpoints, "{text}");
             }
+            NewsKind::Refusing => {
+                warn!(event = "requests_refused", %endpoint, endpoints, "{text}");
+            }
+            NewsKind::GivingUp => {
+                warn!(event = "requests_given_up", %endpoint, endpoints, "{text}");
+            }
             NewsKind::Ready => info!(event = "endpoint_ready", %endpoint, endpoints, "{text}"),
         }
     }
@@ -95,6 +105,8 @@ impl NewsGroup {
         let state = match self.news.kind {
             NewsKind::Unreachable => "unreachable",
             NewsKind::Suspended => "suspended",
+            NewsKind::Refusing => "refusing requests",
+            NewsKind::GivingUp => "giving up requests",
             NewsKind::Ready => "ready",
         };
         let (first, reason) = (&self.first, &self.news.reason);

@@ -56,7 +56,7 @@ impl EndpointPool {
     /// Logs what has happened to endpoints, a second after the first event of a kind.
     pub(crate) fn log_news(&mut self, now: Instant) {
         for endpoint in &mut self.endpoints {
-            if let Some(news) = endpoint.news.take() {
+            for news in endpoint.news.drain(..) {
                 self.news.add(&endpoint.url, news, now);
             }
         }
@@ -67,6 +67,30 @@ impl EndpointPool {
     pub(crate) fn log_last_news(&mut self, now: Instant) {
         self.log_news(now);
         self.news.log_all();
+    }
+
+    /// Returns whether an endpoint is healthy.
+    pub(crate) fn any_healthy(&self) -> bool {
+        self.iter_healthy().next().is_some()
+    }
+
+    /// Returns whether an endpoint other than this one has answered a request.
+    pub(crate) fn has_other_answered(&self, number: usize) -> bool {
+        let mut others = self.iter().enumerate().filter(|&(other, _)| other != number);
+        others.any(|(_, endpoint)| endpoint.ever_answered())
+    }
+
+    /// Returns the number of endpoints other than this one that are up and serve a model.
+    pub(crate) fn other_up_count(&self, number: usize, model: ModelNumber) -> usize {
+        let serves = |it: &EndpointState| it.is_up() && it.models().contains(model);
+        self.iter().enumerate().filter(|&(other, it)| other != number && serves(it)).count()
+    }
+
+    /// Suspends the endpoints that have answered nothing: they refuse what endpoints of other ranks answer.
+    pub(crate) fn suspend_refusers(&mut self, message: &str, now: Instant) {
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.ever_answered()) {
+            endpoint.suspend_refuser(message, now);
+        }
     }
 
     pub(crate) fn up_count(&self) -> usize {

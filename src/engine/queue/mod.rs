@@ -64,6 +64,8 @@ pub(crate) struct TaskQueue {
     /// Batches that must stay whole, such as the halves of a refused one. They are sent before everything else.
     split_batches: VecDeque<Batch>,
     delayed_batches: BinaryHeap<DelayedBatch>,
+    /// Single tasks that are sent after all others: they take long, and may never be answered.
+    postponed: VecDeque<Batch>,
     /// Tasks here, delayed ones included.
     task_count: usize,
     /// The same by model.
@@ -185,6 +187,14 @@ impl TaskQueue {
         self.delayed_batches.push(DelayedBatch { due_at, batch });
     }
 
+    /// Takes tasks that are to be sent one by one, after all others.
+    pub(crate) fn postpone(&mut self, batch: Batch) {
+        self.add_counts(batch.params().model_number, batch.tasks());
+        let (params, tasks) = batch.into_parts();
+        let single = |task| Batch::new(Arc::clone(&params), vec![task]);
+        self.postponed.extend(tasks.into_iter().map(single));
+    }
+
     /// Returns when the next delayed tasks are due.
     pub(crate) fn next_release(&self) -> Option<Instant> {
         self.delayed_batches.peek().map(|delayed| delayed.due_at)
@@ -228,6 +238,10 @@ impl TaskQueue {
             let mut builder = BatchBuilder::new(capacity, model);
             level.fill_batch(&mut self.slots, class_order, &mut builder);
             builder.finish()
+        });
+        let batch = batch.or_else(|| {
+            let postponed = self.postponed.iter().position(|batch| capacity.admits_whole(batch))?;
+            self.postponed.remove(postponed)
         })?;
         self.subtract_counts(batch.params().model_number, batch.tasks());
         // A task that has left can found no group.
@@ -258,7 +272,9 @@ impl TaskQueue {
         }
         let mut split: Vec<Batch> = std::mem::take(&mut self.split_batches).into();
         let mut delayed = std::mem::take(&mut self.delayed_batches).into_vec();
+        let mut postponed = std::mem::take(&mut self.postponed);
         let batches = split.iter_mut().chain(delayed.iter_mut().map(|entry| &mut entry.batch));
+        let batches = batches.chain(postponed.iter_mut());
         for batch in batches {
             let (model, mut removed) = (batch.params().model_number, Vec::new());
             batch.partition_tasks(|task| !matches(model, task.index()), &mut removed);
@@ -267,6 +283,8 @@ impl TaskQueue {
         }
         split.retain(|batch| !batch.is_empty());
         delayed.retain(|entry| !entry.batch.is_empty());
+        postponed.retain(|batch| !batch.is_empty());
+        self.postponed = postponed;
         (self.split_batches, self.delayed_batches) = (split.into(), delayed.into());
         indexes
     }

@@ -22,6 +22,8 @@ pub(crate) struct PromptTask {
     counted_tries: u32,
     /// The endpoint that failed the prompt last; another one is preferred.
     avoid_endpoint: Option<usize>,
+    /// Refusals by endpoints that have answered nothing, whose word is not final.
+    provisional_refusals: u32,
     is_hedged: bool,
     length_class: LengthClass,
     arrival_number: u64,
@@ -37,6 +39,7 @@ impl PromptTask {
             attempts: 0,
             counted_tries: 0,
             avoid_endpoint: None,
+            provisional_refusals: 0,
             is_hedged: false,
             length_class,
             arrival_number,
@@ -162,6 +165,24 @@ impl Batch {
     /// Returns the memory that the prompts take.
     pub(crate) fn content_bytes(&self) -> usize {
         self.tasks.iter().map(PromptTask::content_bytes).sum()
+    }
+
+    /// Returns the same prompts, for which another endpoint is preferred.
+    pub(crate) fn avoiding(mut self, endpoint: usize) -> Self {
+        self.tasks.iter_mut().for_each(|task| task.record_failed_attempt(endpoint, false));
+        self
+    }
+
+    /// Returns the same prompts after a refusal that is not final, since the endpoint has answered nothing.
+    pub(crate) fn refused_by(self, endpoint: usize) -> Self {
+        let mut batch = self.avoiding(endpoint);
+        batch.tasks.iter_mut().for_each(|task| task.provisional_refusals += 1);
+        batch
+    }
+
+    /// Returns the refusals, by endpoints that have answered nothing, of the task that has most of them.
+    pub(crate) fn max_provisional_refusals(&self) -> usize {
+        self.tasks.iter().map(|task| task.provisional_refusals as usize).max().unwrap_or(0)
     }
 
     pub(crate) fn into_halves(mut self) -> [Self; 2] {

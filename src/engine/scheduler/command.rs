@@ -20,6 +20,10 @@ pub(crate) enum EngineCommand {
     Proceed,
     /// The failures held back are too few to decide: the engine sends as many prompts again.
     KeepHolding,
+    /// Other ranks answer, so the failures held back are the endpoints' own: the engine returns their prompts
+    /// ([`EngineEvent::PromptsReturned`](crate::engine::EngineEvent::PromptsReturned)) and suspends the endpoints that
+    /// have answered nothing.
+    ReturnHeld,
     /// The engine was given this many prompts in all; the flag says that no more are free at the moment.
     SetSupplied(u64, bool),
     /// Other ranks have settled these prompts (by index): the engine drops unsent ones and cancels requests for them
@@ -40,6 +44,8 @@ pub(crate) enum CommandEffect {
     Continue,
     /// Return the prompts that are not in flight.
     ReturnUnsent,
+    /// Return the prompts whose failures are held back.
+    ReturnHeld,
     /// Send nothing more.
     Drain,
     Stop,
@@ -57,6 +63,7 @@ impl EngineCommand {
         match self {
             Self::Stop => return CommandEffect::Stop,
             Self::Drain => return CommandEffect::Drain,
+            Self::ReturnHeld => return CommandEffect::ReturnHeld,
             Self::Proceed => results.proceed(),
             Self::KeepHolding => results.keep_holding(),
             Self::SetSupplied(count, is_final) => supply.set_announced(count, is_final),

@@ -17,6 +17,7 @@ use super::{
     payload::RequestCompletion,
     results::ResultBuffer,
     retry_policy::{self, Disposition, FaultContext},
+    stall::StallDetector,
 };
 use crate::{
     domain::{Outcome, PromptAnswer, PromptFailure, PromptResult, ReplyFields},
@@ -36,6 +37,7 @@ pub(crate) struct CompletionHandler<'a> {
     endpoints: &'a mut EndpointPool,
     in_flight: &'a mut InFlight,
     results: &'a mut ResultBuffer,
+    stall: &'a mut StallDetector,
     is_supply_exhausted: bool,
 }
 
@@ -45,7 +47,8 @@ struct EndedRequest {
     id: u64,
     endpoint: usize,
     latency: Duration,
-    concurrency_at_send: usize,
+    round: u32,
+    timed_out: bool,
     hit_tightened_timeout: bool,
     carries_schema: bool,
 }
@@ -57,9 +60,10 @@ impl<'a> CompletionHandler<'a> {
         endpoints: &'a mut EndpointPool,
         in_flight: &'a mut InFlight,
         results: &'a mut ResultBuffer,
+        stall: &'a mut StallDetector,
         is_supply_exhausted: bool,
     ) -> Self {
-        Self { policy, queue, endpoints, in_flight, results, is_supply_exhausted }
+        Self { policy, queue, endpoints, in_flight, results, stall, is_supply_exhausted }
     }
 
     /// Handles the next completion if there is one already. Returns whether there was.
@@ -99,7 +103,8 @@ impl<'a> CompletionHandler<'a> {
             id,
             endpoint: request.endpoint(),
             latency: request.elapsed(now),
-            concurrency_at_send: request.concurrency_at_send(),
+            round: request.round(),
+            timed_out: request.timed_out(now),
             hit_tightened_timeout: request.hit_tightened_timeout(now),
             carries_schema: request.carries_schema(),
         };
@@ -140,10 +145,10 @@ impl<'a> CompletionHandler<'a> {
             prompts: batch.len(),
             sequences: batch.permit_count(),
             tokens: answers.iter().flatten().map(answer_tokens).sum(),
-            concurrency_at_send: ended.concurrency_at_send,
             elapsed: reply.elapsed,
         };
         self.endpoints[ended.endpoint].record_reply(answered, up_count, now);
+        self.stall.record_answer();
         let (params, tasks) = batch.into_parts();
         let mut unanswered = Vec::new();
         for (position, (task, answer)) in tasks.into_iter().zip(answers).enumerate() {
@@ -219,7 +224,9 @@ impl<'a> CompletionHandler<'a> {
         let failed = FailedRequest {
             prompts: batch.len(),
             sequences: batch.permit_count(),
-            concurrency_at_send: ended.concurrency_at_send,
+            round: ended.round,
+            elapsed: ended.latency,
+            timed_out: ended.timed_out,
             only_retries_left,
             only_exhausted_left: self.policy.only_exhausted_left,
         };
@@ -229,13 +236,63 @@ impl<'a> CompletionHandler<'a> {
             self.queue.requeue_split(batch);
             return;
         }
+        match fault {
+            RequestFault::Busy { .. } | RequestFault::Transient { .. } => {
+                self.stall.record_fault(ended.latency, now);
+            }
+            // Endpoints that are down are suspended until a probe succeeds; all else is a server that works.
+            RequestFault::EndpointDown { .. } => {}
+            _ => self.stall.record_answer(),
+        }
         if endpoint.record_fault(&fault, failed, now) {
             self.queue.release_endpoint(ended.endpoint);
         }
+        if let Some((_, message)) = fault.refusal()
+            && self.is_asked_elsewhere(&fault, &batch, ended.endpoint)
+        {
+            self.ask_elsewhere(batch, message, ended.endpoint, now);
+            return;
+        }
         // Read after the fault was recorded: an endpoint that it has suspended has answered nothing since.
-        let context = self.fault_context(ended);
+        let mut context = self.fault_context(ended);
+        context.gave_up_after = self.gave_up_after(ended, now);
         let disposition = retry_policy::resolve_fault(fault, batch, context);
         self.apply_disposition(disposition, ended, now);
+    }
+
+    /// Returns whether a refusal is not final: the endpoint has answered nothing yet, or is at fault itself, and the
+    /// prompts can be asked elsewhere. Where no endpoint has answered anything, each of them is asked once.
+    fn is_asked_elsewhere(&self, fault: &RequestFault, batch: &Batch, endpoint: usize) -> bool {
+        let has_answered = self.endpoints[endpoint].ever_answered();
+        if has_answered {
+            return fault.is_endpoints_own();
+        }
+        let others = self.endpoints.other_up_count(endpoint, batch.params().model_number);
+        self.endpoints.has_other_answered(endpoint)
+            || self.results.are_refusals_returned()
+            || batch.max_provisional_refusals() < others
+    }
+
+    fn ask_elsewhere(&mut self, batch: Batch, message: &str, endpoint: usize, now: Instant) {
+        self.stall.record_fault(Duration::ZERO, now);
+        let others = self.endpoints.other_up_count(endpoint, batch.params().model_number);
+        let state = &mut self.endpoints[endpoint];
+        // Without another endpoint the prompts wait until it has mended, or go to another rank.
+        if (others == 0 || state.ever_answered() || state.refuses_everything())
+            && state.suspend_refuser(message, now)
+        {
+            self.queue.release_endpoint(endpoint);
+        }
+        self.results.count_retries(batch.len());
+        self.queue.requeue_first(batch.refused_by(endpoint));
+    }
+
+    /// Returns the time after which a proxy has given up the request, if that is why it failed.
+    fn gave_up_after(&self, ended: EndedRequest, now: Instant) -> Option<Duration> {
+        let endpoint = &self.endpoints[ended.endpoint];
+        let time = endpoint.give_up_time().filter(|_| !ended.timed_out)?;
+        let is_close = ended.latency.abs_diff(time) <= time / 10;
+        (is_close && !endpoint.has_hung(self.only_retries_left(), now)).then_some(time)
     }
 
     fn fault_context(&self, ended: EndedRequest) -> FaultContext {
@@ -247,6 +304,7 @@ impl<'a> CompletionHandler<'a> {
             only_retries_left: self.only_retries_left(),
             only_exhausted_left: self.policy.only_exhausted_left,
             hit_tightened_timeout: ended.hit_tightened_timeout,
+            gave_up_after: None,
             max_tries: self.policy.max_tries,
         }
     }
@@ -270,6 +328,11 @@ impl<'a> CompletionHandler<'a> {
             Disposition::Retry { batch, delay, exhausted, failure } => {
                 self.results.count_retries(batch.len());
                 self.queue.requeue_delayed(now + delay, batch);
+                self.fail_batch(exhausted, &failure, ended);
+            }
+            Disposition::Postpone { batch, exhausted, failure } => {
+                self.results.count_retries(batch.len());
+                self.queue.postpone(batch);
                 self.fail_batch(exhausted, &failure, ended);
             }
             Disposition::Fail { batch, failure } => self.fail_batch(batch, &failure, ended),

@@ -57,7 +57,7 @@ impl<'a> Dispatcher<'a> {
         // (with nothing in flight there is no outcome to wait for)
         while (self.in_flight.is_empty()
             || (self.in_flight.content_bytes() < max_bytes
-                && !self.results.should_hold_requests(since_start)))
+                && !self.results.should_hold_requests(self.in_flight.len(), since_start)))
             && let Some(endpoint) = self.endpoints.emptiest_of(&open)
         {
             let batch = self.next_batch_for(endpoint, now);
@@ -109,7 +109,7 @@ impl<'a> Dispatcher<'a> {
             self.queue.requeue_first(unrenderable);
         }
         let payload = payload?;
-        endpoint.begin_request(batch.permit_count(), self.policy.rate_limit, now);
+        let round = endpoint.begin_request(batch.permit_count(), self.policy.rate_limit, now);
         self.results.count_request();
         let timeout = self.policy.request_timeout(batch.len());
         let tightened = endpoint
@@ -125,7 +125,7 @@ impl<'a> Dispatcher<'a> {
             url: endpoint.url(),
             timeout,
             is_timeout_tightened: tightened.is_some(),
-            concurrency_at_send: endpoint.permits_taken(),
+            round,
         };
         Some(self.in_flight.launch(request, self.policy, now))
     }

@@ -82,12 +82,24 @@ impl FailFast {
         }
     }
 
-    /// Returns whether no more than the `requests` sent so far are to be sent for now. A wrong parameter is refused at
+    /// Returns whether no request is to be sent for now beside the `in_flight` requests. A wrong parameter is refused at
     /// once: a short hold at the start keeps a wrong job from flooding the servers, and held failures prolong it until
     /// there is an answer.
-    pub(crate) fn should_hold_requests(&self, requests: u64, since_start: Duration) -> bool {
+    pub(crate) fn should_hold_requests(&self, in_flight: usize, since_start: Duration) -> bool {
         let is_undecided = since_start < STARTUP_HOLD || !self.held_failures.is_empty();
-        !self.is_disarmed && is_undecided && requests >= self.threshold as u64
+        !self.is_disarmed && is_undecided && in_flight + self.held_failures.len() >= self.threshold
+    }
+
+    /// Takes the held failures, which are not the prompts' own: other ranks answer. Returns the indexes of their prompts
+    /// and the message of the last one.
+    pub(crate) fn take_held(&mut self) -> (Vec<u64>, String) {
+        let held = std::mem::take(&mut self.held_failures);
+        self.reported_count = 0;
+        let message = match held.last().map(|result| &result.outcome) {
+            Some(Outcome::Failed(failure)) => failure.message.clone(),
+            Some(Outcome::Answered(_)) | None => String::new(),
+        };
+        (held.iter().map(|result| result.prompt.index).collect(), message)
     }
 
     /// Doubles the threshold: the held failures are too few to decide.
@@ -157,6 +169,17 @@ mod tests {
     }
 
     #[test]
+    fn held_failures_that_are_taken_are_no_outcomes() {
+        let (mut fail_fast, mut out) = (FailFast::new(2), Vec::new());
+        for _ in 0..2 {
+            fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
+        }
+        assert!(fail_fast.check_threshold(false).is_some());
+        assert_eq!(fail_fast.take_held(), (vec![0, 0], "unknown parameter".into()));
+        assert_eq!((out.len(), fail_fast.check_threshold(true)), (0, None));
+    }
+
+    #[test]
     fn requests_are_held_until_the_first_answer() {
         let (mut fail_fast, mut out) = (FailFast::new(8), Vec::new());
         assert!(!fail_fast.should_hold_requests(7, Duration::ZERO));
@@ -166,7 +189,8 @@ mod tests {
             "answers take longer than refusals"
         );
         fail_fast.filter_outcome(result_of_kind(Some(FailureKind::BadRequest)), &mut out);
-        assert!(fail_fast.should_hold_requests(8, STARTUP_HOLD));
+        assert!(fail_fast.should_hold_requests(7, STARTUP_HOLD));
+        assert!(!fail_fast.should_hold_requests(6, STARTUP_HOLD), "too few to decide");
         fail_fast.filter_outcome(result_of_kind(None), &mut out);
         assert!(!fail_fast.should_hold_requests(8, Duration::ZERO));
     }

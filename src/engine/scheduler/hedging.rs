@@ -115,6 +115,10 @@ pub(crate) fn hedge_candidates(
     endpoints: &EndpointPool,
 ) -> Vec<Batch> {
     let current = &endpoints[endpoint];
+    if target == endpoint && current.give_up_time().is_some() {
+        // It takes long, and would take as long again.
+        return Vec::new();
+    }
     let age = RequestAge {
         elapsed,
         p50_latency: current.p50_latency(batch.len()),

@@ -42,8 +42,8 @@ pub(crate) struct InFlightRequest {
     endpoint: usize,
     batch: Batch,
     sent_at: Instant,
-    /// Sequences in flight at the endpoint, its own included.
-    concurrency_at_send: usize,
+    /// The round of requests to the endpoint that it belongs to.
+    round: u32,
     timeout: Duration,
     is_timeout_tightened: bool,
     is_canary: bool,
@@ -62,8 +62,8 @@ pub(crate) struct OutgoingRequest<'a> {
     pub(crate) timeout: Duration,
     /// Whether the time limit is tighter than the configured one.
     pub(crate) is_timeout_tightened: bool,
-    /// Sequences in flight at the endpoint, its own included.
-    pub(crate) concurrency_at_send: usize,
+    /// The round of requests to the endpoint that it belongs to.
+    pub(crate) round: u32,
 }
 
 impl InFlightRequest {
@@ -84,9 +84,9 @@ impl InFlightRequest {
         now - self.sent_at
     }
 
-    /// Returns the sequences in flight at the endpoint when the request was sent, its own included.
-    pub(crate) fn concurrency_at_send(&self) -> usize {
-        self.concurrency_at_send
+    /// Returns the round of requests to the endpoint that the request belongs to.
+    pub(crate) fn round(&self) -> u32 {
+        self.round
     }
 
     pub(crate) fn is_canary(&self) -> bool {
@@ -98,9 +98,14 @@ impl InFlightRequest {
         self.carries_schema
     }
 
+    /// Returns whether the request ran into its time limit.
+    pub(crate) fn timed_out(&self, now: Instant) -> bool {
+        self.elapsed(now) >= self.timeout
+    }
+
     /// Returns whether the request ran into a time limit that is tighter than the configured one.
     pub(crate) fn hit_tightened_timeout(&self, now: Instant) -> bool {
-        self.is_timeout_tightened && self.elapsed(now) >= self.timeout
+        self.is_timeout_tightened && self.timed_out(now)
     }
 }
 
@@ -120,6 +125,11 @@ impl InFlight {
     /// Returns whether no request is in flight; probes and load polls may be.
     pub(crate) fn is_empty(&self) -> bool {
         self.requests.is_empty()
+    }
+
+    /// Returns the number of requests.
+    pub(crate) fn len(&self) -> usize {
+        self.requests.len()
     }
 
     pub(crate) fn sequences(&self) -> usize {
@@ -166,7 +176,7 @@ impl InFlight {
             endpoint,
             batch,
             sent_at: now,
-            concurrency_at_send: request.concurrency_at_send,
+            round: request.round,
             timeout,
             is_timeout_tightened: request.is_timeout_tightened,
             is_canary,
@@ -197,6 +207,11 @@ impl InFlight {
     /// Returns the request if it has not ended.
     pub(crate) fn get_request(&self, id: u64) -> Option<&InFlightRequest> {
         self.requests.get(&id)
+    }
+
+    /// Returns the time since the oldest request was sent; zero if there is none.
+    pub(crate) fn oldest_age(&self, now: Instant) -> Duration {
+        self.requests.values().map(|request| request.elapsed(now)).max().unwrap_or_default()
     }
 
     /// Returns the ids of all requests, the oldest first.

@@ -14,6 +14,7 @@
 //! | `in_flight`, `hedging` | requests in flight, prompts in flight twice |
 //! | `results`, `fail_fast` | results on their way to the writer, failures that are held back, the tally |
 //! | `backlog`, `observer` | the last reports, the timeline |
+//! | `stall` | the time since the last progress |
 //!
 //! Rules without state are in `tail_policy` (hedging, speculation in the tail), `retry_policy` (faults and retries),
 //! `invalid_answer` (answers that are not valid) and `payload` (a batch as a request).
@@ -30,6 +31,7 @@ mod observer;
 mod payload;
 mod results;
 mod retry_policy;
+mod stall;
 mod supply;
 mod tail_policy;
 
@@ -61,6 +63,7 @@ use in_flight::InFlight;
 use observer::TimelineObserver;
 use payload::RequestCompletion;
 use results::ResultBuffer;
+use stall::StallDetector;
 use supply::PromptSupply;
 use tail_policy::TailGuard;
 
@@ -78,8 +81,7 @@ pub(crate) struct Scheduler {
     /// Whether nothing is sent any more.
     is_draining: bool,
     started_at: Instant,
-    /// When a prompt was last settled, or none was left.
-    last_progress: Instant,
+    stall: StallDetector,
     last_tick: Instant,
     next_progress_report: Instant,
 }
@@ -128,7 +130,7 @@ impl Scheduler {
             backlog_reporter: BacklogReporter::new(now),
             is_draining: false,
             started_at: now,
-            last_progress: now,
+            stall: StallDetector::new(now),
             last_tick: now,
             next_progress_report: now,
         }
@@ -212,9 +214,7 @@ impl Scheduler {
         if let Some((count, message)) = self.results.check_fail_fast(all_done) {
             events(EngineEvent::FailFastTripped(count, message));
         }
-        if self.results.has_pending() || self.queue.is_empty() {
-            self.last_progress = now;
-        }
+        self.note_progress(now);
         if self.results.has_pending() {
             let settled = self.results.take_pending();
             self.observer.record_results(&settled, &self.endpoints, now);
@@ -255,6 +255,7 @@ impl Scheduler {
             &mut self.endpoints,
             &mut self.in_flight,
             &mut self.results,
+            &mut self.stall,
             self.supply.is_exhausted(),
         );
         let now = Instant::now();
@@ -275,6 +276,7 @@ impl Scheduler {
         match command.apply(supply, queue, in_flight, results) {
             CommandEffect::Continue => {}
             CommandEffect::ReturnUnsent => self.return_unsent(|_| true, events),
+            CommandEffect::ReturnHeld => self.return_held(events),
             CommandEffect::Drain => self.is_draining = true,
             CommandEffect::Stop => return Some(EngineExit::Stopped),
         }
@@ -284,7 +286,7 @@ impl Scheduler {
     /// A process that was suspended or swapped out was away itself: endpoints did not stand still meanwhile.
     fn detect_suspend(&mut self, now: Instant) {
         if now - self.last_tick > SUSPEND_THRESHOLD {
-            self.last_progress = now;
+            self.stall.restart(now);
             self.endpoints.restart_unserved(now);
         }
         self.last_tick = now;
@@ -348,13 +350,24 @@ impl Scheduler {
         self.supply.is_exhausted() && self.queue.is_empty() && self.in_flight.sequences() == 0
     }
 
-    /// Returns whether nothing has been settled for too long, although nothing is in flight.
+    fn note_progress(&mut self, now: Instant) {
+        if self.results.has_pending() || self.queue.is_empty() {
+            self.stall.record_progress(now);
+        }
+        if self.queue.is_empty() && self.in_flight.is_empty() && self.endpoints.any_healthy() {
+            self.stall.record_answer();
+        }
+    }
+
+    /// Returns whether the servers have done nothing for too long, or have only failed.
     fn is_stalled(&self, now: Instant) -> bool {
-        let limit = self.policy.no_progress_timeout.max(self.policy.timeout * 2);
-        // Requests in flight are ended by their own time limits.
-        self.in_flight.sequences() == 0
-            && !self.results.is_paused()
-            && now - self.last_progress >= limit
+        if self.results.is_paused() {
+            return false;
+        }
+        let limit = self.policy.no_progress_timeout;
+        let is_quiet = self.in_flight.sequences() == 0
+            && self.stall.is_quiet(limit.max(self.policy.timeout * 2), now);
+        is_quiet || self.stall.only_fails(limit, || self.in_flight.oldest_age(now), now)
     }
 
     /// Returns when the loop has something to do without an event.
@@ -444,6 +457,14 @@ impl Scheduler {
         let are_served = self.queue.is_empty() || self.endpoints.serves_all();
         let models = if are_served { ModelSet::default() } else { self.queue.waiting_models() };
         models.members().into_iter().filter_map(due)
+    }
+
+    fn return_held(&mut self, events: &impl Fn(EngineEvent)) {
+        let (indexes, message) = self.results.take_held();
+        self.endpoints.suspend_refusers(&message, Instant::now());
+        if !indexes.is_empty() {
+            events(EngineEvent::PromptsReturned(indexes));
+        }
     }
 
     /// Returns the prompts of models that `matches` selects, as far as they are not in flight, to the coordinator.

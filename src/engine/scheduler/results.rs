@@ -15,6 +15,8 @@ pub(crate) struct ResultBuffer {
     fail_fast: FailFast,
     pending: Vec<PromptResult>,
     tally: Tally,
+    /// Whether refusals by endpoints that have answered nothing are not final, since other ranks answer.
+    are_refusals_returned: bool,
     /// Whether fail-fast has tripped: no request is sent until the coordinator decides whether the job is wrong.
     is_paused: bool,
 }
@@ -25,6 +27,7 @@ impl ResultBuffer {
             fail_fast: FailFast::new(fail_fast_threshold),
             pending: Vec::new(),
             tally: Tally::default(),
+            are_refusals_returned: false,
             is_paused: false,
         }
     }
@@ -82,6 +85,18 @@ impl ResultBuffer {
         self.fail_fast.release_held(&mut self.pending);
     }
 
+    /// Ends the pause: other ranks answer, so the held failures are the endpoints' own. Returns the indexes of their
+    /// prompts, which have no outcome, and the message of the last failure.
+    pub(crate) fn take_held(&mut self) -> (Vec<u64>, String) {
+        (self.is_paused, self.are_refusals_returned) = (false, true);
+        self.fail_fast.take_held()
+    }
+
+    /// Returns whether refusals by endpoints that have answered nothing are not final, since other ranks answer.
+    pub(crate) fn are_refusals_returned(&self) -> bool {
+        self.are_refusals_returned
+    }
+
     /// Ends the pause: the held failures are too few to decide, and as many again are held.
     pub(crate) fn keep_holding(&mut self) {
         self.is_paused = false;
@@ -89,8 +104,8 @@ impl ResultBuffer {
     }
 
     /// Returns whether no further request is to be sent until the first outcomes are known.
-    pub(crate) fn should_hold_requests(&self, since_start: Duration) -> bool {
-        self.fail_fast.should_hold_requests(self.tally.requests, since_start)
+    pub(crate) fn should_hold_requests(&self, in_flight: usize, since_start: Duration) -> bool {
+        self.fail_fast.should_hold_requests(in_flight, since_start)
     }
 
     pub(crate) fn count_request(&mut self) {

@@ -11,13 +11,17 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use crate::{
     domain::{FailureKind, PromptFailure},
     endpoint::RequestFault,
-    engine::queue::{Batch, PromptTask},
+    engine::{
+        endpoint_state::MAX_RETRY_AFTER,
+        queue::{Batch, PromptTask},
+    },
 };
 
 /// The attempts, in multiples of `--retries`, from which failures count even if the servers are not healthy.
 const UNHEALTHY_ATTEMPTS_FACTOR: u32 = 8;
-/// The longest pause that a server can ask for.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// Attempts at a prompt that takes longer than a proxy waits, at most.
+const MAX_SLOW_TRIES: u32 = 3;
 
 /// The circumstances of a failed request.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +36,8 @@ pub(crate) struct FaultContext {
     pub(crate) only_exhausted_left: bool,
     /// Whether the request ran into a time limit that is tighter than the configured one.
     pub(crate) hit_tightened_timeout: bool,
+    /// The time after which a proxy has given up the request, if that is why it failed: the prompts take too long.
+    pub(crate) gave_up_after: Option<Duration>,
     pub(crate) max_tries: u32,
 }
 
@@ -53,6 +59,12 @@ pub(crate) enum Disposition {
     Retry {
         batch: Batch,
         delay: Duration,
+        exhausted: Batch,
+        failure: PromptFailure,
+    },
+    /// Send the prompts again, one by one and after all others, that have attempts left, and fail the others.
+    Postpone {
+        batch: Batch,
         exhausted: Batch,
         failure: PromptFailure,
     },
@@ -90,8 +102,8 @@ pub(crate) fn resolve_fault(
         RequestFault::Busy { retry_after, .. } => {
             // A pause of hours is cut to a minute: by then another client's burst may be over.
             let asked = retry_after.unwrap_or_default().min(MAX_RETRY_AFTER);
-            let attempts = batch.max_attempts().unwrap_or(1);
-            Disposition::Delay { batch, delay: asked.max(retry_backoff(attempts.min(3))) }
+            let delay = asked.max(refusal_backoff(batch.max_attempts().unwrap_or(1)));
+            Disposition::Delay { batch: batch.avoiding(context.endpoint), delay }
         }
         RequestFault::Transient { message, status } => retry(batch, &message, status, context),
         RequestFault::EndpointDown { .. } => Disposition::Return(batch),
@@ -105,7 +117,11 @@ pub(crate) fn retry(
     status: Option<u16>,
     context: FaultContext,
 ) -> Disposition {
-    let max_tries = context.max_tries;
+    // More attempts at what takes too long would only take as long again.
+    let max_tries = match context.gave_up_after {
+        Some(_) => context.max_tries.min(MAX_SLOW_TRIES),
+        None => context.max_tries,
+    };
     let (params, mut tasks) = batch.into_parts();
     // A server that has answered nothing since it came up is not healthy, whatever it reports: its failures do not
     // count, unless the prompts were sent so often that they may be what breaks it. Where every prompt that is left has
@@ -114,7 +130,8 @@ pub(crate) fn retry(
     // all that is left, cost a session no more than their tries.
     let speaks = status.is_some() && context.ever_answered && context.only_retries_left;
     let counts = (context.answered_since_up || speaks || context.only_exhausted_left)
-        && !context.hit_tightened_timeout;
+        && !context.hit_tightened_timeout
+        || context.gave_up_after.is_some();
     for task in &mut tasks {
         let may_break_servers =
             task.attempts() >= max_tries.saturating_mul(UNHEALTHY_ATTEMPTS_FACTOR);
@@ -126,8 +143,16 @@ pub(crate) fn retry(
     let delay = batch.max_attempts().map_or(Duration::ZERO, retry_backoff);
     let exhausted = Batch::new(params, exhausted);
     let plural = if max_tries == 1 { "" } else { "s" };
-    let message = format!("no answer after {max_tries} attempt{plural}; the last error: {message}");
+    let slow = context.gave_up_after.map_or(String::new(), |time| {
+        let seconds = time.as_secs_f64();
+        format!("the server, or a proxy in front of it, gives up after about {seconds:.0} s; ")
+    });
+    let message =
+        format!("no answer after {max_tries} attempt{plural}; {slow}the last error: {message}");
     let failure = PromptFailure { kind: FailureKind::Exhausted, message, status };
+    if context.gave_up_after.is_some() {
+        return Disposition::Postpone { batch, exhausted, failure };
+    }
     Disposition::Retry { batch, delay, exhausted, failure }
 }
 
@@ -147,14 +172,27 @@ fn fail(batch: Batch, kind: FailureKind, message: String, status: Option<u16>) -
     Disposition::Fail { batch, failure: PromptFailure { kind, message, status } }
 }
 
-/// Returns the pause before another attempt: half a second, doubling to 8 s, with jitter. A server that needs longer is
-/// suspended, with pauses of its own.
+/// Returns the pause before another attempt: short at first, since most faults befall single requests, then half a
+/// second, doubling to 8 s, with jitter. A server that needs longer is suspended, with pauses of its own.
 fn retry_backoff(attempts: u32) -> Duration {
+    match attempts {
+        0 | 1 => backoff(Duration::from_millis(100), 0),
+        _ => backoff(Duration::from_millis(500), attempts - 2),
+    }
+}
+
+/// Returns the pause of a prompt that was refused: the endpoint has pauses of its own if it refuses many.
+fn refusal_backoff(attempts: u32) -> Duration {
+    backoff(Duration::from_millis(50), attempts.saturating_sub(1))
+}
+
+/// Returns `min_delay`, doubled `doublings` times up to 8 s, with jitter.
+fn backoff(min_delay: Duration, doublings: u32) -> Duration {
     let mut steps = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(500))
+        .with_min_delay(min_delay)
         .with_max_delay(Duration::from_secs(8))
         .without_max_times()
         .with_jitter()
         .build();
-    steps.nth(attempts.saturating_sub(1).min(16) as usize).unwrap_or_default()
+    steps.nth(doublings.min(16) as usize).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     assignments::Assignments,
-    fail_fast::{FailFastDecision, decide_fail_fast},
+    fail_fast::{FailFastDecision, decide_fail_fast, does_other_rank_answer},
     lease_client::LeaseClient,
     local_events::RootEvent,
     progress_recorder::{ProgressRecorder, total_progress},
@@ -272,7 +272,12 @@ impl<'c, 'r> Coordinator<'c, 'r> {
             FailFastDecision::Proceed => {
                 for rank in 0..self.ranks.len() {
                     if self.ranks[rank].held_failures.take().is_some() {
-                        self.send_to(rank, ToWorker::Engine(EngineCommand::Proceed));
+                        let command = if does_other_rank_answer(&self.ranks, rank) {
+                            EngineCommand::ReturnHeld
+                        } else {
+                            EngineCommand::Proceed
+                        };
+                        self.send_to(rank, ToWorker::Engine(command));
                     }
                 }
             }

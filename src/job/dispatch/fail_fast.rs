@@ -51,6 +51,15 @@ pub(crate) fn decide_fail_fast(
     }
 }
 
+/// Whether another rank than this one is at work and has answered in this session: it gets the prompts that this rank,
+/// which has answered nothing, holds back as failed.
+pub(crate) fn does_other_rank_answer(ranks: &[RankState], rank: usize) -> bool {
+    let answers = |state: &RankState| {
+        state.is_active() && state.progress.endpoints_up > 0 && state.progress.tally.answered > 0
+    };
+    ranks.iter().enumerate().any(|(other, state)| other != rank && answers(state))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::rank_state::HeldFailures, *};
@@ -86,6 +95,17 @@ mod tests {
         assert_eq!(decide(&[50, 50], 1000), FailFastDecision::FailJob("HTTP 400".into()));
         assert_eq!(decide(&[50, 49], 1000), FailFastDecision::KeepHolding);
         assert_eq!(decide(&[50, 49], 99), FailFastDecision::Proceed, "no prompt is left to send");
+    }
+
+    #[test]
+    fn failures_of_a_rank_go_to_others_only_if_these_answer() {
+        let mut ranks = ranks_holding(&[50]);
+        assert!(!does_other_rank_answer(&ranks, 0));
+        ranks[1].progress.tally.answered = 1;
+        ranks[1].progress.endpoints_up = 1;
+        assert!(does_other_rank_answer(&ranks, 0) && !does_other_rank_answer(&ranks, 1));
+        ranks[1].lost = true;
+        assert!(!does_other_rank_answer(&ranks, 0));
     }
 
     #[test]

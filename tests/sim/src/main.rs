@@ -19,8 +19,8 @@ const EXAMPLES: &str = "Examples:
   vllm-sim --port 0 --instant --fault status=503,p=0.1 --fault eof,from=100,count=3
   vllm-sim --port 0 --endpoints 2 --die 1@5s --on-term drain
 
-Faults: status=N, cut-body, hang, eof, stream-error, slow-first-byte=MS, reverse-choices,
-missing-choice, doubled-index, abort, error-under-200, engine-death, stall; conditions after a comma:
+Faults: status=N, cut-body, hang, eof, stream-error, slow-first-byte=MS, gateway-timeout=MS,
+reverse-choices, missing-choice, doubled-index, abort, error-under-200, engine-death, stall; conditions after a comma:
 p=SHARE, from=REQUEST, count=TIMES, after=SECONDS, containing=TEXT.
 Endpoints are counted from 0. Each ready endpoint is one line on stdout: ready URL
 With --tell-seen each endpoint, dead ones too, is another one at the end: seen URL JSON";

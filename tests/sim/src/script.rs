@@ -23,6 +23,8 @@ pub enum Fault {
     StreamError,
     /// The first byte comes this many milliseconds late.
     SlowFirstByte(u64),
+    /// A proxy in between gives up after this many milliseconds: 504, if the answer is not there by then.
+    GatewayTimeout(u64),
     /// The choices come in reversed order, each with its right index.
     ReverseChoices,
     /// The last choice is missing.
@@ -112,6 +114,7 @@ fn fault(text: &str) -> Result<Fault, String> {
         "eof" => Fault::Eof,
         "stream-error" => Fault::StreamError,
         "slow-first-byte" => Fault::SlowFirstByte(number("milliseconds")?),
+        "gateway-timeout" => Fault::GatewayTimeout(number("milliseconds")?),
         "reverse-choices" => Fault::ReverseChoices,
         "missing-choice" => Fault::MissingChoice,
         "doubled-index" => Fault::DoubledIndex,

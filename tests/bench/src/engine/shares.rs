@@ -3,6 +3,7 @@
 
 use super::{lasting, measure};
 use crate::case::{Amount, Case};
+use crate::flags::owned;
 use crate::lengths::{log_normal, shuffled, text};
 use crate::scenario::{Bar, Row, Scenario, Size};
 use crate::servers::Servers;
@@ -37,6 +38,10 @@ pub fn loads(size: Size) -> Vec<Load> {
         of_prompt(size),
         short(size),
         prefixes(size),
+        scattered(size, "refused-half-percent", &["--fault", "status=503,p=0.005"], 0.92),
+        scattered(size, "refused-2-percent", &["--fault", "status=503,p=0.02"], 0.91),
+        scattered(size, "refused-10-percent", &["--fault", "status=503,p=0.1"], 0.88),
+        scattered(size, "cut-2-percent", &["--fault", "cut-body,p=0.02"], 0.91),
     ]
 }
 
@@ -82,6 +87,23 @@ fn even(size: Size) -> Load {
          that the end, when slots run empty, is a thirtieth.",
         Case::on(servers, lasting(size, 12.0), short_prompt),
         0.96,
+    )
+}
+
+/// An even load of which a share of requests draws a fault that has nothing to do with the load.
+fn scattered(size: Size, name: &'static str, faults: &[&'static str], bar: f64) -> Load {
+    let mut servers = Servers::even(4, Lengths::Fixed(48));
+    servers.more = faults.to_vec();
+    // Six tries: with the default three one prompt in 100,000 would rightly fail by bad luck.
+    let case =
+        Case::on(servers, lasting(size, 12.0), short_prompt).flags(owned(&["--retries", "6"]));
+    load(
+        name,
+        "an even load of which some requests draw a fault, whatever the load",
+        "As `even`, so that the difference is what scattered faults cost beyond the work that they \
+         waste. A plain client with a fixed window has 0.89.",
+        case,
+        bar,
     )
 }
 

@@ -6,8 +6,18 @@ use crate::engine::shares::{Load, loads};
 use crate::scenario::{Row, Scenario, Size};
 
 /// Those that four endpoints carry. (Twelve endpoints are a node's, which one rank drives.)
-const LOADS: [&str; 6] =
-    ["even", "heavy-tail", "slow-endpoint", "lengths-known", "output-follows-prompt", "prefixes"];
+const LOADS: [&str; 10] = [
+    "even",
+    "heavy-tail",
+    "slow-endpoint",
+    "lengths-known",
+    "output-follows-prompt",
+    "prefixes",
+    "refused-half-percent",
+    "refused-2-percent",
+    "refused-10-percent",
+    "cut-2-percent",
+];
 
 pub fn scenarios(size: Size) -> Vec<Scenario> {
     let loads = loads(size).into_iter().filter(|load| LOADS.contains(&load.name));

@@ -54,6 +54,12 @@ pub async fn answer(
         Ok(work) => {
             drop(body);
             let id = answer_id(endpoint, &work, &parts.headers);
+            if let Some(Fault::GatewayTimeout(limit)) = fault {
+                let answer = generate(endpoint, work, &id, None);
+                let answer = tokio::time::timeout(Duration::from_millis(limit), answer).await;
+                let refusal = Refusal::new(504, "GatewayTimeout", "Gateway Time-out", None);
+                return answer.unwrap_or_else(|_| Ok(refused(&refusal)));
+            }
             generate(endpoint, work, &id, fault).await
         }
         Err(refusal) => Ok(refused(&refusal)),

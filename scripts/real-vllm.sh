@@ -244,7 +244,7 @@ run lists prompts.jsonl lists.jsonl chat 0 --batch-size 16 --concurrency 64
 requests=$(sed -n 's/.*"requests": *\([0-9]*\).*/\1/p' "$work/lists.jsonl.run/manifest.json" | head -n 1)
 held "chat in batches" judge direct "$work/lists.jsonl" "$work/direct-chat.jsonl"
 told_lists=${told%%;*}
-grep -q 'chat batching on: template verified' "$work/lists.jsonl.log" && [ "${requests:-$PROMPTS}" -lt $((PROMPTS / 2)) ] \
+grep -q 'chat batching on at .*: template verified' "$work/lists.jsonl.log" && [ "${requests:-$PROMPTS}" -lt $((PROMPTS / 2)) ] \
   || { say "chat in batches: WRONG: $requests requests for $PROMPTS prompts"; tail_of "$work/lists.jsonl.log"; wrong+=("batches of conversations"); }
 
 for route in completions chat; do

@@ -80,6 +80,8 @@ pub(crate) mod parquet;
 
 pub(crate) mod compression;
 
+pub(crate) mod new_file;
+
 pub(crate) mod site;
 
 pub(crate) mod settings;

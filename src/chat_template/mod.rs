@@ -91,4 +91,7 @@ pub(crate) enum ChatRenderError {
     /// The template fails with an error.
     #[error("the chat template fails on the conversation: {0}")]
     TemplateFailed(String),
+    /// The template takes too many steps or makes too long a text, as it is likely to do again.
+    #[error("the chat template does not come to an end: {0}")]
+    LimitExceeded(String),
 }

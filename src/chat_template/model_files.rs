@@ -16,6 +16,8 @@ const TEMPLATE_FILE: &str = "chat_template.jinja";
 /// File in which older multimodal models keep the template.
 const LEGACY_TEMPLATE_FILE: &str = "chat_template.json";
 const TOKENIZER_CONFIG_FILE: &str = "tokenizer_config.json";
+/// Largest size of a file that is read. A tokenizer's config with many added tokens has some hundred kilobytes.
+const MAX_FILE_BYTES: u64 = 64 << 20;
 const SPECIAL_TOKENS_FILE: &str = "special_tokens_map.json";
 
 /// Names of the special tokens that templates can use, as in transformers.
@@ -121,7 +123,19 @@ fn read_json_object(path: &Path) -> Result<Value, ChatTemplateError> {
 }
 
 fn read_if_exists(path: &Path) -> Result<Option<String>, ChatTemplateError> {
-    match fs::read_to_string(path) {
+    let read = || {
+        // Opening a pipe would wait for its writer, and a device has no end.
+        let metadata = fs::metadata(path)?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file"));
+        }
+        if metadata.len() > MAX_FILE_BYTES {
+            let too_large = format!("larger than {} MiB", MAX_FILE_BYTES >> 20);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, too_large));
+        }
+        fs::read_to_string(path)
+    };
+    match read() {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(ChatTemplateError::Io { path: path.to_path_buf(), source }),

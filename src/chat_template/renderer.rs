@@ -2,7 +2,7 @@
 //!
 //! Owns the variables, functions, limits and error mapping. Template files are found in `model_files`.
 
-use std::{error, fmt};
+use std::{error, fmt, io};
 
 use jiff::Zoned;
 use minijinja::{
@@ -83,9 +83,54 @@ impl ChatRenderer {
             })?;
             variables.push((name, value));
         }
+        let mut text = BoundedText { bytes: Vec::new(), limit: text_limit(messages.len()) };
         let template = self.environment.get_template(TEMPLATE_NAME);
-        let rendered = template.and_then(|template| template.render(Value::from_pairs(variables)));
-        rendered.map_err(|error| classify_error(&error))
+        let rendered = template.and_then(|template| {
+            template.render_captured_to(Value::from_pairs(variables), &mut text).map(drop)
+        });
+        if text.is_full() {
+            return Err(ChatRenderError::LimitExceeded(format!(
+                "longer than {} bytes",
+                text.limit
+            )));
+        }
+        rendered.map_err(|error| classify_error(&error))?;
+        String::from_utf8(text.bytes)
+            .map_err(|error| ChatRenderError::TemplateFailed(error.to_string()))
+    }
+}
+
+/// Returns the size in bytes up to which a template may render messages of this size: far more than one adds.
+const fn text_limit(messages_bytes: usize) -> usize {
+    messages_bytes.saturating_mul(4).saturating_add(1 << 20)
+}
+
+/// A rendered text that does not grow beyond its limit.
+struct BoundedText {
+    bytes: Vec<u8>,
+    limit: usize,
+}
+
+impl BoundedText {
+    fn is_full(&self) -> bool {
+        self.bytes.len() > self.limit
+    }
+}
+
+impl io::Write for BoundedText {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.is_full() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        // One byte beyond the limit tells that there was more.
+        let room = self.limit + 1 - self.bytes.len();
+        let taken = &bytes[..bytes.len().min(room)];
+        self.bytes.extend_from_slice(taken);
+        Ok(taken.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -194,10 +239,12 @@ fn classify_error(error: &Error) -> ChatRenderError {
         }
         next = cause.source();
     }
-    ChatRenderError::TemplateFailed(match error.kind() {
-        ErrorKind::OutOfFuel => format!("not finished within {MAX_FUEL} steps"),
-        _ => describe_error(error),
-    })
+    match error.kind() {
+        ErrorKind::OutOfFuel => {
+            ChatRenderError::LimitExceeded(format!("not finished within {MAX_FUEL} steps"))
+        }
+        _ => ChatRenderError::TemplateFailed(describe_error(error)),
+    }
 }
 
 /// Formats an error with its line and its causes.

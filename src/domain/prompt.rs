@@ -114,6 +114,9 @@ impl PromptId {
 /// Names of the limit of the answer in tokens. Chat routes take both and prefer the first.
 const LIMIT_NAMES: [&str; 2] = ["max_completion_tokens", "max_tokens"];
 
+/// Largest number of sequences of a prompt (`n`): each takes memory here while the prompt is in flight.
+pub(crate) const MAX_SEQUENCES: i64 = 65_536;
+
 /// Request parameters by name, each as JSON. They are sorted, so that equal parameters have equal text.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) struct RequestParams(BTreeMap<String, String>);

@@ -12,12 +12,15 @@ use std::{
 
 use super::{
     InputError, InputRules,
+    records::MAX_ROW_BYTES,
     row::{
-        header::check_prompt_columns, rules::leads_through, suggest::suggest_image_column,
+        header::{check_prompt_columns, repeated_name},
+        rules::leads_through,
+        suggest::suggest_image_column,
         template::PromptTemplate,
     },
 };
-use crate::{compression::Compression, parquet::ParquetReader};
+use crate::{compression::Compression, new_file::create_new_file, parquet::ParquetReader};
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -46,9 +49,7 @@ pub(super) fn open_parquet(path: &Path, rules: &InputRules) -> Result<ParquetRea
     let rows = ParquetReader::open(path, needed, &rules.image_columns)
         .map_err(|error| parquet_error(path, error))?;
     let columns = rows.column_names();
-    let mut repeated =
-        columns.iter().enumerate().filter(|(at, name)| columns[..*at].contains(name));
-    if let Some((_, name)) = repeated.next() {
+    if let Some(name) = repeated_name(columns) {
         return Err(header(format!("the table has two columns named `{name}`")));
     }
     if let Some(name) = rules.image_columns.iter().find(|name| !columns.contains(name)) {
@@ -98,13 +99,50 @@ fn read_error(path: &Path, source: io::Error) -> InputError {
     }
 }
 
+/// Length of a stretch without a line end from which on a copy is given up: no row that is sent is nearly as long, and a
+/// small compressed file may unpack to more than the disk holds.
+const MAX_ENDLESS_BYTES: u64 = 4 * MAX_ROW_BYTES as u64;
+
+/// Copies rows to the plain file `to` in constant memory, as [`spool_stream`] does.
+///
+/// # Errors
+/// As those of [`spool_stream`], and rows that do not end.
+pub(super) fn spool_rows(rows: &mut dyn Read, name: &Path, to: &Path) -> Result<u64, InputError> {
+    spool_stream(&mut RowsWithEnds { rows, name, line_bytes: 0 }, to)
+}
+
+/// Rows whose lines have an end. Fails with an [`InputError`] inside the error.
+struct RowsWithEnds<'r> {
+    rows: &'r mut dyn Read,
+    name: &'r Path,
+    /// Bytes since the last line end.
+    line_bytes: u64,
+}
+
+impl Read for RowsWithEnds<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        let read = self.rows.read(to)?;
+        match to[..read].iter().rposition(|byte| matches!(byte, b'\n' | b'\r')) {
+            Some(end) => self.line_bytes = (read - end) as u64,
+            None => self.line_bytes += read as u64,
+        }
+        if self.line_bytes > MAX_ENDLESS_BYTES {
+            return Err(io::Error::other(InputError::InvalidText {
+                path: self.name.to_path_buf(),
+                what: format!("a line has no end within {} MiB", MAX_ENDLESS_BYTES >> 20),
+            }));
+        }
+        Ok(read)
+    }
+}
+
 /// Copies a stream to the plain file `to` in constant memory and returns the number of bytes once they are on disk.
 ///
 /// # Errors
 /// A stream that cannot be read to its end, or a file that cannot be written. Then `to` must not be used.
 pub(super) fn spool_stream(from: &mut dyn Read, to: &Path) -> Result<u64, InputError> {
     let failed = |action| move |source| InputError::Io { action, path: to.to_path_buf(), source };
-    let mut file = File::create(to).map_err(failed("cannot create"))?;
+    let mut file = create_new_file(to).map_err(failed("cannot create"))?;
     let mut chunk = vec![0; BUFFER_BYTES];
     let mut copied = 0;
     loop {

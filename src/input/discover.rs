@@ -162,13 +162,24 @@ impl FoundFiles<'_> {
         if path.to_str().is_none() {
             return Err(InputError::PathNotUtf8 { path });
         }
-        let is_stream = path.metadata().is_ok_and(|metadata| {
-            metadata.file_type().is_fifo() || metadata.file_type().is_char_device()
+        let file_type = path.metadata().map(|metadata| metadata.file_type()).ok();
+        let is_stream = file_type.is_some_and(|file_type| file_type.is_fifo());
+        let is_other = file_type.is_some_and(|file_type| {
+            file_type.is_char_device() || file_type.is_block_device() || file_type.is_socket()
         });
+        if is_other && !is_standard_input(&path) {
+            return Err(InputError::NotAFile { path });
+        }
+        let is_stream = is_stream || is_other;
         let partition = partition_columns(&path, base);
         self.files.push(FoundFile { path, format, is_stream, partition });
         Ok(())
     }
+}
+
+/// Whether the path is a name of standard input, which may be a terminal or `/dev/null`.
+fn is_standard_input(path: &Path) -> bool {
+    matches!(path.to_str(), Some("/dev/stdin" | "/dev/fd/0" | "/dev/null"))
 }
 
 /// The walk through a folder and its sub-folders.

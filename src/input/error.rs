@@ -54,6 +54,14 @@ pub enum InputError {
         /// Path of the file, as messages show it.
         path: PathBuf,
     },
+    /// A device, a socket, or a file that the kernel makes while it is read.
+    #[error(
+        "{}: this is a device or a file of the kernel\nhint: pass a plain file, a pipe, or - for standard input", .path.display()
+    )]
+    NotAFile {
+        /// Path of the file, as messages show it.
+        path: PathBuf,
+    },
     /// An operation on a file failed with an error of the system.
     #[error("{}: {action}: {source}", .path.display())]
     Io {

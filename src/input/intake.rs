@@ -13,7 +13,7 @@ use std::{
 use super::{
     FileFormat, FileRules, FoundFile, InputError, InputFile, InputRules, RowLayout, RowUnit,
     STDIN_NAME,
-    decompress::{NamedStream, decompress, open_parquet, read_failure, spool_stream},
+    decompress::{NamedStream, decompress, open_parquet, read_failure, spool_rows, spool_stream},
     encoding::{TextDecoder, TextEncoding},
     json_document::JsonDocument,
     row::template::PromptTemplate,
@@ -61,6 +61,14 @@ impl<'r> InputIntake<'r> {
         if *format == FileFormat::Parquet && !is_stream {
             return self.copy_parquet(path, path);
         }
+        if *is_stream {
+            tracing::info!(
+                event = "input_pipe_opened",
+                file = %path.display(),
+                "reading from a pipe, until its writer closes it: {}",
+                path.display()
+            );
+        }
         let opened = File::open(path).map_err(|source| InputError::Io {
             action: "cannot open",
             path: path.clone(),
@@ -93,6 +101,11 @@ impl<'r> InputIntake<'r> {
         let Source { bytes, name, format, compression, is_file } = source;
         let mut bytes: Box<dyn Read> = Box::new(NamedStream::new(name, bytes));
         let mut head = read_head(&mut bytes, name)?;
+        if is_file && !head.is_empty() && name.metadata().is_ok_and(|metadata| metadata.len() == 0)
+        {
+            // As in /proc: rows cannot be found by their offsets.
+            return Err(InputError::NotAFile { path: name.to_path_buf() });
+        }
         if format == FileFormat::Parquet {
             return self.copy_parquet_stream(&mut Cursor::new(head).chain(bytes), name);
         }
@@ -199,7 +212,7 @@ impl<'r> InputIntake<'r> {
         unit: RowUnit,
     ) -> Result<InputFile, InputError> {
         let path = self.next_copy(name)?;
-        spool_stream(rows, &path)?;
+        spool_rows(rows, name, &path)?;
         Ok(InputFile { name: name.to_path_buf(), unit, ..InputFile::new(path, layout) })
     }
 
@@ -403,5 +416,43 @@ mod tests {
         let file = intake.prepare_file(&found[0]).unwrap();
         writer.join().unwrap();
         assert_eq!(std::fs::read(&file.path).unwrap(), b"\"a\"\n".repeat(50_000));
+    }
+
+    #[test]
+    fn a_small_file_that_unpacks_to_an_endless_line_is_refused_before_it_is_copied() {
+        let test = IntakeTest::new(FileRules::default());
+        let path = test.folder.path().join("a.jsonl.gz");
+        let packed = gzip_bytes(&vec![b'0'; 64 << 20]);
+        assert!(packed.len() < 1 << 20);
+        std::fs::write(&path, packed).unwrap();
+        let found =
+            InputFinder::default().find_files(&[path.to_str().unwrap().to_owned()]).unwrap();
+        let spool = test.folder.path().join("spool");
+        let error =
+            InputIntake::new(&test.rules, spool.clone()).prepare_file(&found[0]).unwrap_err();
+        assert!(
+            error.to_string().contains("a.jsonl.gz: a line has no end within 4 MiB"),
+            "{error}"
+        );
+        let sizes =
+            std::fs::read_dir(spool).unwrap().map(|it| it.unwrap().metadata().unwrap().len());
+        assert!(sizes.sum::<u64>() < 8 << 20);
+    }
+
+    #[test]
+    fn devices_and_files_of_the_kernel_are_refused() {
+        let test = IntakeTest::new(FileRules::default());
+        let link = |name: &str, target: &str| {
+            let path = test.folder.path().join(name);
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let (device, process) =
+            (link("zero.txt", "/dev/zero"), link("environ.txt", "/proc/self/environ"));
+        let is_refused = |error: InputError| matches!(error, InputError::NotAFile { .. });
+        assert!(InputFinder::default().find_files(&[device]).is_err_and(is_refused));
+        let found = InputFinder::default().find_files(&[process]).unwrap();
+        let mut intake = InputIntake::new(&test.rules, test.folder.path().join("spool"));
+        assert!(intake.prepare_file(&found[0]).is_err_and(is_refused));
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::OutputError;
-use crate::compression::Compression;
+use crate::{compression::Compression, new_file::create_new_file};
 
 /// A file that is written in pieces and absent until it is complete. Dropped without [`AtomicFile::commit`], it is removed:
 /// on a full disk its space is needed.
@@ -29,7 +29,7 @@ impl AtomicFile {
     pub(crate) fn create(destination: &Path) -> Result<Self, OutputError> {
         let destination = replaced_path(destination);
         let part = part_path(&destination);
-        let file = File::create(&part).map_err(OutputError::io_error("cannot make", &part))?;
+        let file = create_new_file(&part).map_err(OutputError::io_error("cannot make", &part))?;
         Ok(Self { file: BufWriter::with_capacity(1 << 20, file), part_path: part, destination })
     }
 
@@ -156,7 +156,7 @@ fn write_and_rename(
 ) -> Result<(), OutputError> {
     let part = part_path(destination);
     let write = |bytes: &[u8]| {
-        let mut file = File::create(&part)?;
+        let mut file = create_new_file(&part)?;
         file.write_all(bytes)?;
         settle(&file)
     };

@@ -85,8 +85,11 @@ impl<W: Write> DelimitedWriter<W> {
     /// # Errors
     /// A line that is not an answer, or an error of the output stream.
     pub(super) fn write_answer(&mut self, line: &[u8]) -> io::Result<()> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
         let answer = ParsedAnswer::parse_line(line).map_err(invalid)?;
+        if let Some(missing) = answer.missing_member() {
+            return Err(invalid(format!("an answer without `{missing}`")));
+        }
         for FlatColumn { section, member, position } in &self.columns {
             let value = answer.value(*section, member, *position);
             let value = match value {

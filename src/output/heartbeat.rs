@@ -5,7 +5,11 @@
 //! first manifest and is removed when the session ends. Nothing in it is needed afterwards, so it is not synced to disk.
 //! The thread that writes it is in `job/root/heartbeat.rs`.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    io::{self, Write},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +18,7 @@ use super::{
     atomic_file::{part_path, replace_without_sync},
     unix_seconds,
 };
+use crate::new_file::open_exclusively;
 
 /// Content of the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,15 +68,37 @@ impl Heartbeat {
         serde_json::from_slice(&std::fs::read(folder.join(Self::FILE_NAME)).ok()?).ok()
     }
 
+    /// Creates the heartbeat of a run folder that has none, with the current time. Of several processes one succeeds.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is one, or the file cannot be written; it is removed again then.
+    pub fn create_in(&mut self, folder: &Path) -> io::Result<()> {
+        let path = folder.join(Self::FILE_NAME);
+        let mut file = open_exclusively(&path)?;
+        self.beat = unix_seconds();
+        file.write_all(&self.to_line()).inspect_err(|_| _ = std::fs::remove_file(&path))
+    }
+
+    fn to_line(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec(self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+
+    /// Returns whether both are of the same session.
+    #[must_use]
+    pub fn is_same_session(&self, other: &Self) -> bool {
+        let session = |it: &Self| (it.host.clone(), it.pid, it.began);
+        session(self) == session(other)
+    }
+
     /// Replaces the heartbeat of a run folder, with the current time.
     ///
     /// # Errors
     /// Fails if the file cannot be written.
     pub fn write_to(&mut self, folder: &Path) -> Result<(), OutputError> {
         self.beat = unix_seconds();
-        let mut text = serde_json::to_vec(self).unwrap_or_default();
-        text.push(b'\n');
-        replace_without_sync(&folder.join(Self::FILE_NAME), &text)
+        replace_without_sync(&folder.join(Self::FILE_NAME), &self.to_line())
     }
 
     /// Removes the heartbeat of a run folder at the end of a session.
@@ -81,10 +108,11 @@ impl Heartbeat {
         let _ = std::fs::remove_file(path);
     }
 
-    /// Returns its age in seconds; 0 if its writer's clock is ahead of ours.
+    /// Returns its age in seconds, by the clocks of its writer and of this host. A time ahead of ours counts like one as
+    /// far behind: it says as little.
     #[must_use]
     pub fn age_s(&self) -> u64 {
-        unix_seconds().saturating_sub(self.beat)
+        unix_seconds().abs_diff(self.beat)
     }
 
     /// Name of the file in the run folder.

@@ -48,6 +48,12 @@ pub enum OutputError {
         /// Error of the operating system.
         error: std::io::Error,
     },
+    /// An answer cannot be written in the output's format.
+    #[error(
+        "cannot write the answer of prompt {index}, a line of shard file {shard_file}, to {}: {error}\nhint: damage of \
+         the run folder is found by `aurora-swarm status --verify`", path.display()
+    )]
+    Answer { index: u64, shard_file: String, path: PathBuf, error: std::io::Error },
     /// The manifest is damaged or of a newer version.
     #[error("{} is not a valid manifest: {detail}", path.display())]
     Manifest { path: PathBuf, detail: String },
@@ -68,7 +74,17 @@ impl OutputError {
                     | PermissionDenied
                     | ReadOnlyFilesystem
             ),
-            Self::Manifest { .. } => true,
+            Self::Answer { .. } | Self::Manifest { .. } => true,
+        }
+    }
+
+    /// Names the line that cannot be converted, if that is the error: its prompt and its shard file.
+    pub(crate) fn naming_answer(self, index: u64, shard_file: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Io { path, error, .. } if error.kind() == std::io::ErrorKind::InvalidData => {
+                Self::Answer { index, shard_file: shard_file(), path, error }
+            }
+            other => other,
         }
     }
 

@@ -42,6 +42,9 @@ const REPLY_FIELDS: [&str; 6] = [
     "timings",
 ];
 
+/// Fields without which a line is no answer.
+const REQUIRED_FIELDS: [&str; 3] = ["id", "index", "success"];
+
 /// Fields that the chat route writes once per reply, and the completions route once per choice.
 const PROMPT_FIELDS: [&str; 2] = ["prompt_logprobs", "prompt_token_ids"];
 
@@ -49,6 +52,9 @@ const PROMPT_FIELDS: [&str; 2] = ["prompt_logprobs", "prompt_token_ids"];
 pub(super) fn to_batch_line(line: &[u8], run: &RunIdentity) -> Result<String, String> {
     let line = std::str::from_utf8(line).map_err(|error| error.to_string())?;
     let answer = BatchAnswer { line: JsonMembers::parse(line)?, run };
+    if let Some(missing) = REQUIRED_FIELDS.iter().find(|name| answer.line.value(name).is_none()) {
+        return Err(format!("an answer without `{missing}`"));
+    }
     let unique = format!("{}_{}", run.id, answer.field("index"));
     let mut written = ObjectWriter::default();
     written.add("id", &encode_string(&format!("batch_req_{unique}")));

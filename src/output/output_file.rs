@@ -144,4 +144,86 @@ mod tests {
             assert_eq!(text, "{\"id\":1}\n".repeat(5_000), "{name}");
         }
     }
+
+    /// A line with numbers beyond 64-bit floats and values nested deeper than parsers of generic JSON go.
+    fn extreme_line() -> String {
+        let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        format!(
+            r#"{{"id":1e400,"index":0,"response":"ho","success":true,"params":{{"x":1e400,"y":{}}},"row":{{"big":-1e999,"deep":{}}}}}"#,
+            nested(2_000),
+            nested(3_000)
+        ) + "\n"
+    }
+
+    #[test]
+    fn numbers_beyond_floats_and_deep_nesting_come_out_in_every_format() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let line = extreme_line();
+        let mut survey = crate::domain::ColumnSurvey::default();
+        survey.add_line(0, line.as_bytes());
+        let found = survey.into_columns();
+        for format in
+            [AnswerFormat::Jsonl, AnswerFormat::OpenaiBatch, AnswerFormat::Csv, AnswerFormat::Tsv]
+        {
+            let path = folder.path().join(format!("a.{format}"));
+            let mut output = OutputFile::create(&path, format, &found).expect("made");
+            output.write_answer(line.as_bytes()).expect("written");
+            output.finish().expect("finished");
+            let text = std::fs::read_to_string(&path).expect("there");
+            assert!(text.contains("1e400"), "{format}: {text}");
+            assert_eq!(
+                text.contains(&"[".repeat(3_000)),
+                format != AnswerFormat::OpenaiBatch,
+                "{format}"
+            );
+        }
+        if format_unsupported(AnswerFormat::Parquet) {
+            return;
+        }
+        let path = folder.path().join("a.parquet");
+        let mut output = OutputFile::create(&path, AnswerFormat::Parquet, &found).expect("made");
+        output.write_answer(line.as_bytes()).expect("written");
+        output.finish().expect("finished");
+        let mut rows = crate::parquet::ParquetReader::open(&path, |_| true, &[]).expect("rows");
+        let mut text = String::new();
+        rows.read_to_string(&mut text).expect("text");
+        assert!(
+            text.contains("1e400") && text.contains("-1e999") && text.contains(&"[".repeat(3_000)),
+            "{text}"
+        );
+    }
+
+    fn format_unsupported(format: AnswerFormat) -> bool {
+        format.unsupported_reason().is_some()
+    }
+
+    #[test]
+    fn lines_that_are_no_answers_are_errors_in_every_converted_format() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let formats = [
+            AnswerFormat::OpenaiBatch,
+            AnswerFormat::Csv,
+            AnswerFormat::Tsv,
+            AnswerFormat::Parquet,
+        ];
+        for format in formats.into_iter().filter(|&format| !format_unsupported(format)) {
+            let path = folder.path().join(format!("a.{format}"));
+            let mut output =
+                OutputFile::create(&path, format, &FoundColumns::default()).expect("made");
+            for line in [
+                b"no".as_slice(),
+                b"{}",
+                br#"{"index":0,"success":true,"response":"ho"}"#,
+                br#"{"id":null,"index":0,"success":true,"response":"ho"}"#,
+                b"{\"id\":1,\"index\":0,\"success\":true,\"response\":\"\xff\"}",
+            ] {
+                let error = output.write_answer(line).expect_err("no answer");
+                let error = error.naming_answer(7, || "0001-00002.jsonl".into()).to_string();
+                assert!(
+                    error.contains("prompt 7") && error.contains("0001-00002.jsonl"),
+                    "{format}: {error}"
+                );
+            }
+        }
+    }
 }

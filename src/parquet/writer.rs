@@ -62,11 +62,12 @@ impl<W: Write + Send> ParquetWriter<W> {
     pub(crate) fn write_answer(&mut self, line: &[u8]) -> io::Result<()> {
         let invalid = |error: String| io::Error::new(io::ErrorKind::InvalidData, error);
         let answer = ParsedAnswer::parse_line(line).map_err(invalid)?;
-        let row = ParquetRow { columns: &self.columns, answer: &answer };
-        if let Some(missing) = row.missing_member() {
+        if let Some(missing) = answer.missing_member() {
             return Err(invalid(format!("an answer without `{missing}`")));
         }
-        self.decoder.serialize(&[row]).map_err(to_io_error)?;
+        // A value that does not fit its column is an error of the line and not of the file.
+        let row = ParquetRow { columns: &self.columns, answer: &answer };
+        self.decoder.serialize(&[row]).map_err(|error| invalid(error.to_string()))?;
         self.bytes += line.len();
         if self.decoder.len() >= BATCH_ROWS || self.bytes >= BATCH_BYTES {
             self.flush_batch()
@@ -229,17 +230,6 @@ fn table_columns(found: &FoundColumns) -> Vec<TableColumn> {
 struct ParquetRow<'r> {
     columns: &'r [TableColumn],
     answer: &'r ParsedAnswer<'r>,
-}
-
-impl ParquetRow<'_> {
-    /// Returns the name of a required member that the answer lacks.
-    fn missing_member(&self) -> Option<&str> {
-        let required = self.columns.iter().filter(|column| !column.field.is_nullable());
-        let lacks = |column: &&TableColumn| {
-            self.answer.value(column.section, &column.member, column.position).is_none()
-        };
-        required.filter(lacks).map(|column| column.member.as_str()).next()
-    }
 }
 
 impl Serialize for ParquetRow<'_> {

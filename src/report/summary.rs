@@ -247,7 +247,7 @@ impl RunSummary {
             latency_s: summarize_distribution(&stats.latency, 0.001),
             prompt_tokens: summarize_distribution(&stats.prompt_tokens, 1.0),
             completion_tokens: summarize_distribution(&stats.completion_tokens, 1.0),
-            finish_reasons: stats.finish_reasons.clone(),
+            finish_reasons: stats.finish_reasons.to_map(),
             failures: failure_summaries(stats),
             invalid_answers: invalid_summary(stats),
             endpoints: EndpointLoad::from_stats(

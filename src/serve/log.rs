@@ -1,12 +1,13 @@
 //! The log of a server: appended to by all its starts, and read for its last lines when it exits.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     time::SystemTime,
 };
+
+use crate::new_file::open_for_append;
 
 const TAIL_LINES: usize = 12;
 /// Size of the end of the file in which the last lines are looked for.
@@ -20,7 +21,7 @@ const START_MARK: &str = "--- aurora-swarm: started ";
 /// Opens the log for appending and writes a line with the time and command of this start.
 pub(super) fn open_log(path: &Path, command: &str) -> io::Result<File> {
     // A server may print its key, and the folder may be readable by others.
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let mut file = open_for_append(path, 0o600)?;
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
     writeln!(file, "{START_MARK}{now}: {command}")?;
     Ok(file)
@@ -36,7 +37,7 @@ pub(super) fn append_note(path: &Path, note: &str) {
 /// Empties a log that has become too large. Its server goes on at the new end, since it appends. Nothing else is done if
 /// that fails: the log matters less than the server.
 pub(super) fn limit_log(path: &Path) {
-    let Ok(file) = OpenOptions::new().append(true).open(path) else { return };
+    let Ok(file) = open_for_append(path, 0o600) else { return };
     if file.metadata().is_ok_and(|metadata| metadata.len() > MAX_LOG_BYTES)
         && file.set_len(0).is_ok()
     {

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{AggregateSpec, AutoOrCount, ResumePolicy, Settings, TokenLimit};
+use crate::domain::MAX_SEQUENCES;
 
 /// Shortest `--rank-silence`: ranks report about once a second.
 const MIN_RANK_SILENCE: Duration = Duration::from_secs(1);
@@ -172,6 +173,10 @@ impl Settings {
                  manifest\nhint: the key of requests is read from AURORA_SWARM_API_KEY"
             );
             return Err(Violation::new(&["extra-body"], message));
+        }
+        if self.n > MAX_SEQUENCES.unsigned_abs() {
+            let message = format!("--n {}: must be at most {MAX_SEQUENCES}", self.n);
+            return Err(Violation::new(&["n"], message));
         }
         let n = usize::try_from(self.n).unwrap_or(usize::MAX);
         if matches!(self.concurrency, AutoOrCount::Count(concurrency) if concurrency < n) {

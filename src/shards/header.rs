@@ -36,13 +36,17 @@ impl ShardHeader {
     /// Returns the name of the file with this header, `SSSS-RRRRR.jsonl`.
     #[must_use]
     pub(crate) fn file_name(&self) -> String {
-        format!("{:04}-{:05}.jsonl", self.start, self.rank)
+        shard_file_name(self.start, self.rank)
     }
 
     /// Returns whether the file has this build's format and belongs to the run with this fingerprint.
     pub(super) fn belongs_to(&self, fingerprint: &str) -> bool {
         self.aurora_swarm_shard == FORMAT_VERSION && self.fingerprint == fingerprint
     }
+}
+
+pub(super) fn shard_file_name(start: u32, rank: usize) -> String {
+    format!("{start:04}-{rank:05}.jsonl")
 }
 
 /// Parses the session and rank from the name of a shard file; `None` for the name of any other file.

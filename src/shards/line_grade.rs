@@ -1,5 +1,6 @@
 //! Grades of outcomes, and which of several outcomes of a prompt counts. Pure.
 
+use super::header::shard_file_name;
 use crate::domain::AnswerFlaws;
 
 /// Grade of an outcome: an answer with its flaws, or a failure. Better outcomes have lower grades.
@@ -75,6 +76,17 @@ impl LinePrecedence {
         self.grade.bits() << (32 + START_BITS) | start << 32 | u64::from(rank)
     }
 
+    /// Returns the name of the shard file that has the line.
+    #[must_use]
+    pub(crate) fn file_name(self) -> String {
+        let (start, rank) = self.order;
+        if self.grade.prefers_latest() {
+            shard_file_name(!start, !rank as usize)
+        } else {
+            shard_file_name(start, rank as usize)
+        }
+    }
+
     #[must_use]
     pub(crate) fn grade(self) -> LineGrade {
         self.grade
@@ -107,6 +119,8 @@ mod tests {
         ];
         assert!(sorted.is_sorted(), "{sorted:?}");
         assert!(sorted.map(LinePrecedence::to_key).is_sorted());
+        assert_eq!(sorted[1].file_name(), "0002-00000.jsonl");
+        assert_eq!(sorted[2].file_name(), "0003-00001.jsonl");
     }
 
     proptest! {

@@ -10,6 +10,9 @@ use crate::domain::{AnswerFlaws, FailureKind};
 
 #[derive(Deserialize)]
 pub(super) struct LineKey<'a> {
+    /// An answer without an id belongs to no row.
+    #[serde(borrow)]
+    id: &'a RawValue,
     pub(super) index: u64,
     success: bool,
     #[serde(default)]
@@ -56,7 +59,16 @@ struct VisibleText(bool);
 #[derive(Default)]
 struct HasContent(bool);
 
-impl LineKey<'_> {
+impl<'a> LineKey<'a> {
+    /// Parses a line; `None` if it is no outcome: not UTF-8, not JSON, or without an id or another field that every
+    /// outcome has.
+    pub(super) fn parse_line(line: &'a [u8]) -> Option<Self> {
+        let key: Self = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
+        let is_id =
+            key.id.get().starts_with(['"', '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']);
+        is_id.then_some(key)
+    }
+
     pub(super) fn grade(&self) -> LineGrade {
         if self.success { LineGrade::answered(self.flaws()) } else { LineGrade::FAILED }
     }
@@ -112,7 +124,7 @@ mod tests {
     use crate::domain::FlawCounts;
 
     fn flaws_of(fields: &str) -> Vec<&'static str> {
-        let line = format!(r#"{{"index":1,"success":true,{fields}}}"#);
+        let line = format!(r#"{{"id":1,"index":1,"success":true,{fields}}}"#);
         let key: LineKey<'_> = serde_json::from_str(&line).expect("a line");
         let mut counts = FlawCounts::default();
         counts.add(key.grade().flaws().expect("an answer"), 1);
@@ -147,8 +159,26 @@ mod tests {
 
     #[test]
     fn failures_have_no_flaws() {
-        let line = r#"{"index":1,"success":false,"response":null,"error":{"kind":"exhausted"}}"#;
+        let line =
+            r#"{"id":1,"index":1,"success":false,"response":null,"error":{"kind":"exhausted"}}"#;
         let key: LineKey<'_> = serde_json::from_str(line).expect("a line");
         assert_eq!((key.grade(), key.is_retryable()), (LineGrade::FAILED, true));
+    }
+
+    #[test]
+    fn lines_without_an_id_or_valid_utf8_are_no_outcomes() {
+        for id in ["1", "1e400", "\"a\"", "-7"] {
+            let line = format!(r#"{{"id":{id},"index":1,"success":true}}"#);
+            assert!(LineKey::parse_line(line.as_bytes()).is_some(), "{line}");
+        }
+        for line in [
+            br#"{"index":1,"success":true}"#.as_slice(),
+            br#"{"id":null,"index":1,"success":true}"#,
+            br#"{"id":1,"success":true}"#,
+            br#"{"id":1,"index":1}"#,
+            b"{\"id\":1,\"index\":1,\"success\":true,\"response\":\"bad \xff\xfe\"}",
+        ] {
+            assert!(LineKey::parse_line(line).is_none(), "{}", line.escape_ascii());
+        }
     }
 }

@@ -13,9 +13,12 @@ use std::{
 use serde::Deserialize;
 
 use super::{LineGrade, ShardError, ShardFile, ShardHeader, reader::read_entry_lines};
-use crate::domain::{
-    BitSet, PromptId, RowHash,
-    raw_json::{JsonMembers, encode_string},
+use crate::{
+    domain::{
+        BitSet, PromptId, RowHash,
+        raw_json::{JsonMembers, encode_string},
+    },
+    new_file::create_new_file,
 };
 
 #[derive(Deserialize)]
@@ -102,7 +105,7 @@ impl MigratedFile {
     /// Fails if the file cannot be created or written.
     pub(crate) fn create(path: &Path, header: &ShardHeader) -> Result<Self, ShardError> {
         let error = || ShardError::at_path("cannot write kept answers to", path);
-        let file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(error())?);
+        let file = BufWriter::with_capacity(1 << 20, create_new_file(path).map_err(error())?);
         let mut migrated = Self { file, path: path.to_owned(), buffer: Vec::new() };
         serde_json::to_writer(&mut migrated.buffer, header)
             .map_err(|json_error| error()(json_error.into()))?;

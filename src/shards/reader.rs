@@ -49,8 +49,10 @@ pub(crate) struct LineEntry {
 pub(crate) struct ShardScanReport {
     /// Number of lines with an outcome.
     pub lines: u64,
-    /// Number of lines that are unreadable.
+    /// Number of lines that hold no outcome: unreadable ones, and those without an id or valid UTF-8.
     pub damaged: u64,
+    /// Number of the first of them in its file, from 1; 0 if there is none.
+    pub first_damaged: u64,
     /// The last line has no newline, which is normal after a kill.
     pub torn: bool,
     /// The file belongs to another run or has a later format: none of its lines count.
@@ -114,9 +116,10 @@ pub(super) fn read_entry_lines(
     let error = || ShardError::at_path("cannot read the shard file", &file.path);
     let mut input = BufReader::with_capacity(1 << 20, File::open(&file.path).map_err(error())?);
     let mut report = ShardScanReport::default();
-    let (mut line, mut offset) = (Vec::new(), 0);
+    let (mut line, mut offset, mut line_number) = (Vec::new(), 0, 0);
     loop {
         line.clear();
+        line_number += 1;
         let length = input.read_until(b'\n', &mut line).map_err(error())?;
         if length == 0 {
             return Ok(report);
@@ -138,7 +141,12 @@ pub(super) fn read_entry_lines(
                     report.lines += 1;
                     each(entry, &line)?;
                 }
-                None => report.damaged += 1,
+                None => {
+                    report.damaged += 1;
+                    if report.damaged == 1 {
+                        report.first_damaged = line_number;
+                    }
+                }
             }
         }
         offset += length as u64;
@@ -170,8 +178,10 @@ pub(crate) fn read_all_entries<'a>(
                 event = "shard_lines_damaged",
                 %path,
                 lines = report.damaged,
-                "shard file has {} damaged {lines}, whose prompts are sent again: {path}",
-                report.damaged
+                first_line = report.first_damaged,
+                "shard file has {} damaged {lines}, whose prompts are sent again: {path} (first: line {})",
+                report.damaged,
+                report.first_damaged
             );
         }
     }
@@ -179,7 +189,7 @@ pub(crate) fn read_all_entries<'a>(
 }
 
 fn parse_entry(line: &[u8], offset: u64) -> Option<LineEntry> {
-    let line_key: LineKey<'_> = serde_json::from_slice(line).ok()?;
+    let line_key = LineKey::parse_line(line)?;
     // A line of 4 GiB or more counts as damage.
     let length = u32::try_from(line.len()).ok()?;
     Some(LineEntry {
@@ -280,6 +290,6 @@ mod tests {
         std::fs::write(&file.path, text.replace("\"index\":6", "\"index\":")).expect("damaged");
         let (all, report) = collect_entries(&file, "abc");
         assert_eq!(all.len(), 2);
-        assert_eq!(report.damaged, 1);
+        assert_eq!((report.damaged, report.first_damaged), (1, 3));
     }
 }

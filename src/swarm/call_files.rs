@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::SwarmAnswer;
 use crate::{
     job::{CallSpec, JobError},
+    new_file::create_new_file,
     output::OutputError,
 };
 
@@ -100,7 +101,7 @@ impl Drop for CallFiles {
 }
 
 fn write_rows(path: &Path, rows: impl IntoIterator<Item = impl Serialize>) -> std::io::Result<()> {
-    let mut file = BufWriter::new(File::create(path)?);
+    let mut file = BufWriter::new(create_new_file(path)?);
     for row in rows {
         serde_json::to_writer(&mut file, &row)?;
         file.write_all(b"\n")?;

@@ -12,12 +12,17 @@ use serde_json::{Value, json};
 
 use crate::support::{
     Job,
-    work::{Work, made_up, slow},
+    work::{Work, assert_right, made_up, slow},
 };
 
 /// `status answers.jsonl`
 fn status(work: &Work) -> Job {
     Job::of("status").arg(&work.path("answers.jsonl").to_string_lossy())
+}
+
+fn merge(work: &Work, more: &[&str]) -> Job {
+    let merge = Job::of("merge").arg(&work.path("answers.jsonl").to_string_lossy());
+    merge.args(more.iter().copied()).cwd(work.folder())
 }
 
 /// `plan` with what `run` is given.
@@ -270,6 +275,100 @@ fn verify_finds_shard_files_that_are_damaged_or_gone() {
     verify().with_code(5).complains("shard files hold 0 answered").complains("missing");
     std::fs::write(&shard, whole).unwrap();
     verify().with_code(0);
+}
+
+#[test]
+fn shard_lines_that_are_no_answers_are_named_and_their_prompts_are_sent_again() {
+    let work = Work::instant(1);
+    let prompts = made_up(60);
+    let input = work.prompts(&prompts);
+    work.run(&input).run().with_code(0);
+    let shard = work.path("answers.jsonl.run/shards/0001-00000.jsonl");
+    let whole = std::fs::read(&shard).unwrap();
+    let mut lines: Vec<Vec<u8>> =
+        whole.split_inclusive(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect();
+    lines[1] = b"{\"index\":0,\"success\":true}\n".to_vec();
+    let at = lines[2].windows(11).position(|it| it == b"\"response\":").unwrap() + 12;
+    lines[2][at] = 0xff;
+    std::fs::write(&shard, lines.concat()).unwrap();
+    let said = status(&work).args(["--verify", "--exit-code"]).run().with_code(5);
+    said.complains("2 damaged lines").complains("0001-00000.jsonl (first: line 2)");
+    let partial = merge(&work, &["--partial", "--output", "m.jsonl"]).run().with_code(0);
+    partial.complains("2 damaged lines");
+    let merged = std::fs::read_to_string(work.path("m.jsonl")).expect("UTF-8");
+    assert!(merged.lines().count() == 58 && merged.lines().all(|line| line.contains("\"id\":")));
+    work.run(&input).run().with_code(0).complains("2 damaged lines");
+    assert_right(&work.answers("answers.jsonl"), &prompts);
+}
+
+#[test]
+fn of_sessions_that_start_at_one_moment_one_gets_the_run_and_the_others_say_which() {
+    for overwrite in [false, true] {
+        let work = Work::with(vec![slow(2.0)]);
+        let prompts = made_up(200);
+        let input = work.prompts(&prompts);
+        if overwrite {
+            work.run(&input).run().with_code(0);
+        }
+        let more: &[&str] = if overwrite { &["--overwrite"] } else { &[] };
+        let started: Vec<_> =
+            (0..4).map(|_| work.run(&input).args(more.iter().copied()).start()).collect();
+        let mut ended: Vec<_> = started.into_iter().map(|it| it.wait().in_time()).collect();
+        ended.sort_by_key(|it| it.code);
+        // A session that starts after the end of another one finds a finished run, and begins anew if it is told to.
+        assert_eq!(ended[0].code, Some(0), "{}", ended[0].err);
+        for lost in ended.iter().filter(|it| it.code != Some(0)) {
+            assert_eq!(lost.code, Some(5), "{}", lost.err);
+            assert!(lost.err.contains("is being written by process"), "{}", lost.err);
+        }
+        assert_right(&work.answers("answers.jsonl"), &prompts);
+        assert_eq!(heartbeat(&work), None);
+    }
+}
+
+#[test]
+fn a_suspended_session_keeps_its_run() {
+    let work = Work::with(vec![slow(8.0)]);
+    let input = work.prompts(&made_up(300));
+    let first = work.run(&input).start();
+    until("it sends prompts", || heartbeat(&work).is_some_and(|it| it["doing"] == "asking"));
+    rustix::process::kill_process(first.pid(), rustix::process::Signal::STOP).unwrap();
+    // As after a long suspension.
+    let mut beat = heartbeat(&work).unwrap();
+    beat["beat"] = json!(beat["beat"].as_u64().unwrap() - 7_200);
+    work.file("answers.jsonl.run/heartbeat.json", beat.to_string());
+    let second = work.run(&input).run().with_code(5);
+    second.complains("is being written by process").complains("answers.jsonl.run/heartbeat.json");
+    rustix::process::kill_process(first.pid(), rustix::process::Signal::CONT).unwrap();
+    first.wait().with_code(0);
+}
+
+#[test]
+fn links_planted_at_the_names_of_its_files_are_not_followed() {
+    let work = Work::instant(1);
+    let prompts = made_up(20);
+    let input = work.prompts(&prompts);
+    let victim = work.file("victim", "kept");
+    std::fs::create_dir(work.path("answers.jsonl.run")).unwrap();
+    for name in [
+        "answers.jsonl.part",
+        "answers.jsonl.run/manifest.json.part",
+        "answers.jsonl.run/heartbeat.json.part",
+        "answers.jsonl.run/report.html.part",
+        "answers.jsonl.run/summary.json.part",
+    ] {
+        std::os::unix::fs::symlink(&victim, work.path(name)).unwrap();
+    }
+    work.run(&input).run().with_code(0);
+    assert_right(&work.answers("answers.jsonl"), &prompts);
+    assert!(!work.path("answers.jsonl").is_symlink());
+    assert_eq!(std::fs::read_to_string(work.path("victim")).unwrap(), "kept");
+    // What is appended to is not written through a link either.
+    let samples = work.path("answers.jsonl.run/samples.jsonl");
+    let _ = std::fs::remove_file(&samples);
+    std::os::unix::fs::symlink(&victim, &samples).unwrap();
+    work.run(&input).args(["--overwrite"]).run().with_code(0);
+    assert_eq!(std::fs::read_to_string(work.path("victim")).unwrap(), "kept");
 }
 
 #[test]

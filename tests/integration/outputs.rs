@@ -475,3 +475,28 @@ fn odd_values_of_kept_rows_break_no_line() {
         }
     }
 }
+
+#[test]
+fn numbers_beyond_floats_and_deep_nesting_reach_every_format() {
+    let work = Work::instant(1);
+    let deep = format!("{}{}", "[".repeat(1_000), "]".repeat(1_000));
+    let rows = format!(
+        "{{\"id\":\"r1\",\"prompt\":\"x\"}}\n{{\"id\":1e400,\"prompt\":\"y\",\"big\":1e999}}\n\
+         {{\"id\":\"r3\",\"prompt\":\"z\",\"params\":{{\"x\":1e400,\"y\":{deep}}},\"label\":{deep}}}\n"
+    );
+    let input = work.file("extreme.jsonl", rows);
+    for (output, more) in [
+        ("a.jsonl", &["--keep-row"][..]),
+        ("a.csv", &["--keep-row"]),
+        ("a.tsv", &[]),
+        ("b.jsonl", &["--output-format", "openai-batch"]),
+    ] {
+        work.run_to(&input, output).args(more.iter().copied()).run().with_code(0);
+        let written = text(&work, output);
+        assert!(written.contains("1e400"), "{output}: {written}");
+        assert!(written.contains("r1") && written.contains("r3"), "{output}: {written}");
+        assert_eq!(written.contains("1e999"), more == ["--keep-row"], "{output}: {written}");
+        let lines = written.lines().filter(|line| !line.is_empty()).count();
+        assert!(lines == 3 || (lines == 4 && !output.ends_with("jsonl")), "{output}: {written}");
+    }
+}

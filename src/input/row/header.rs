@@ -2,6 +2,8 @@
 //!
 //! Owns the requirements on a header and the names of columns without one. Rows are parsed in `row/mod.rs`.
 
+use std::collections::HashSet;
+
 use super::{
     rules::{InputRules, leads_through},
     suggest::describe_missing_prompt,
@@ -10,6 +12,9 @@ use crate::input::{
     RowLayout,
     records::{InputRecord, split_fields},
 };
+
+/// Largest number of columns of a table. Each row is looked through for each column that is used.
+const MAX_COLUMNS: usize = 100_000;
 
 /// Length in characters from which on a column name is more likely a value.
 const LONG_NAME: usize = 60;
@@ -29,18 +34,31 @@ pub(crate) fn parse_header(
         format!("{first} is not UTF-8 at byte {at}{ENCODING_HINT}")
     })?;
     let fields = split_fields(text, layout, 0);
+    if fields.len() > MAX_COLUMNS {
+        return Err(format!(
+            "{first} has {} columns, and at most {MAX_COLUMNS} are read\nhint: choose another delimiter with \
+             --csv-delimiter, or keep only the columns that prompts are made of",
+            fields.len()
+        ));
+    }
     if !layout.has_header {
         let columns: Vec<String> = (1..=fields.len()).map(|number| number.to_string()).collect();
         return check_prompt_columns(&columns, rules).map(|()| columns);
     }
     let columns: Vec<String> = fields.iter().map(|name| name.trim().to_owned()).collect();
-    let repeated = columns.iter().enumerate().find(|(at, name)| columns[..*at].contains(name));
+    let repeated = repeated_name(&columns);
     let no_header = no_header_hint(&columns);
-    if let Some((_, name)) = repeated {
+    if let Some(name) = repeated {
         return Err(format!("the header has two columns named `{name}`{no_header}"));
     }
     check_prompt_columns(&columns, rules).map_err(|reason| reason + no_header)?;
     Ok(columns)
+}
+
+/// Returns the first name that an earlier column has too.
+pub(crate) fn repeated_name(columns: &[String]) -> Option<&String> {
+    let mut names = HashSet::with_capacity(columns.len());
+    columns.iter().find(|name| !names.insert(name.as_str()))
 }
 
 /// Hint for bytes that are not UTF-8.

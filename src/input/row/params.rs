@@ -6,8 +6,8 @@
 use std::borrow::Cow;
 
 use super::fields::{FieldPlace, FieldSink};
-use crate::domain::RequestParams;
 use crate::domain::raw_json::{JsonMembers, check_escapes, compact_json, decode_string, json_kind};
+use crate::domain::{MAX_SEQUENCES, RequestParams};
 
 /// The options of a row: everything it specifies besides its prompt.
 #[derive(Default)]
@@ -110,7 +110,12 @@ fn validate_param(name: &str, json: &str) -> Result<Option<i64>, String> {
         "max_tokens" | "max_completion_tokens" | "min_tokens" => {
             parse_at_least(0, name, json).map(Some)
         }
-        "n" => parse_at_least(1, name, json).map(Some),
+        "n" => match parse_at_least(1, name, json)? {
+            n if n > MAX_SEQUENCES => {
+                Err(format!("`n` must be at most {MAX_SEQUENCES}, found {json}"))
+            }
+            n => Ok(Some(n)),
+        },
         "temperature" => match json.parse::<f64>() {
             Ok(number) if number >= 0.0 => Ok(None),
             Ok(_) => Err(format!("`{name}` must not be negative, found {json}")),
@@ -181,6 +186,7 @@ mod tests {
             (r#"{"temperature": "hot"}"#, "`temperature` must be a number, found a string"),
             (r#"{"temperature": -0.1}"#, "`temperature` must not be negative, found -0.1"),
             (r#"{"top_p": 2}"#, "`top_p` must be between 0 and 1, found 2"),
+            (r#"{"n": 1000000000}"#, "`n` must be at most 65536, found 1000000000"),
             (r#"{"n": 0}"#, "`n` must be at least 1, found 0"),
             (r#"{"n": 2, "temperature": 0.0}"#, "`n` is greater than 1 and `temperature` is 0"),
             (r#"{"priority": 1.5}"#, "`priority` must be a whole number, found 1.5"),

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::job::{JobError, PreconditionError};
-use crate::output::OutputError;
+use crate::{new_file::write_new_file, output::OutputError};
 
 /// Paths of a report's files, all derived from the JSON file's.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ impl BenchReportFiles {
         let files = Self { json_path: json };
         // An unwritable folder has to fail now and not after hours of measurements.
         let part = files.part_path("json");
-        std::fs::write(&part, "").map_err(OutputError::io_error("cannot write", &part))?;
+        write_new_file(&part, b"").map_err(OutputError::io_error("cannot write", &part))?;
         let _ = std::fs::remove_file(&part);
         Ok(Some(files))
     }
@@ -62,7 +62,7 @@ impl BenchReportFiles {
 
     fn write_file(&self, extension: &str, bytes: &[u8]) -> Result<(), JobError> {
         let (part, path) = (self.part_path(extension), self.json_path.with_extension(extension));
-        std::fs::write(&part, bytes).map_err(OutputError::io_error("cannot write", &part))?;
+        write_new_file(&part, bytes).map_err(OutputError::io_error("cannot write", &part))?;
         std::fs::rename(&part, &path).map_err(OutputError::io_error("cannot write", &path))?;
         tracing::info!(
             event = "bench_report_written",

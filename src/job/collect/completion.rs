@@ -292,7 +292,7 @@ mod tests {
         let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
         for (index, success, response, end) in lines {
             text += &format!(
-                r#"{{"index":{index},"success":{success},"response":"{response}","finish_reason":"{end}"}}"#
+                r#"{{"id":{index},"index":{index},"success":{success},"response":"{response}","finish_reason":"{end}"}}"#
             );
             text.push('\n');
         }

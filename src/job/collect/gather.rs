@@ -395,9 +395,10 @@ fn merge_round(sink: &mut impl LineSink, gathered: &RankParts) -> Result<(), Job
         .collect();
     let mut written_index = None;
     while let Some(mut first) = next_lines.peek_mut() {
-        let Reverse((index, _, number, line)) = *first;
+        let Reverse((index, precedence, number, line)) = *first;
         if written_index.replace(index) != Some(index) {
-            sink.on_ordered_line(index, line)?;
+            let written = sink.on_ordered_line(index, line);
+            written.map_err(|error| error.naming_answer(index, || precedence.file_name()))?;
         }
         match parts[number].next() {
             Some((index, precedence, line)) => *first = Reverse((index, precedence, number, line)),
@@ -438,7 +439,7 @@ mod tests {
         let (pad, success) = ("x".repeat(padding), grade != FAILED);
         let end = if grade == CUT { "length" } else { "stop" };
         format!(
-            "{{\"index\":{index},\"success\":{success},\"at\":\"{label}\",\"response\":\"x{pad}\",\
+            "{{\"id\":{index},\"index\":{index},\"success\":{success},\"at\":\"{label}\",\"response\":\"x{pad}\",\
              \"finish_reason\":\"{end}\"}}\n"
         )
     }

@@ -250,7 +250,7 @@ mod tests {
             for (index, success) in outcomes {
                 let error = if *success { "null" } else { r#"{"kind":"too_long"}"# };
                 text += &format!(
-                    "{{\"index\":{index},\"response\":\"x\",\"success\":{success},\"error\":{error}}}\n"
+                    "{{\"id\":{index},\"index\":{index},\"response\":\"x\",\"success\":{success},\"error\":{error}}}\n"
                 );
             }
             std::fs::write(folder.join(header.file_name()), text + "{\"index\":0,\"suc")

@@ -81,7 +81,7 @@ pub(crate) fn merge_shards(request: &MergeRequest) -> Result<JobVerdict, JobErro
     if let (true, Some(heartbeat)) = (target.is_run_output, heartbeat) {
         // The run is about to write this file itself.
         let (output, heartbeat) = (target.output, Box::new(heartbeat));
-        return Err(PreconditionError::RunActive { output, heartbeat }.into());
+        return Err(PreconditionError::RunActive { output, heartbeat, folder }.into());
     }
     target.check_files(request, &manifest)?;
     let outputs = RequestedOutputs {

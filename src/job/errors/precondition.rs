@@ -66,15 +66,20 @@ pub enum PreconditionError {
     ManifestMissing(PathBuf),
     /// Another session works on the run.
     #[error(
-        "{} is being written by process {} on {}{}, active {} s ago ({})\nhint: wait until that run ends, or stop it",
+        "{} is being written by process {} on {}{}, active {} s ago ({})\nhint: wait until that run ends, or stop it; if \
+         there is no such process any more, remove {}",
         .output.display(), .heartbeat.pid, .heartbeat.host, describe_batch_job(.heartbeat), .heartbeat.age_s(),
-        .heartbeat.doing
+        .heartbeat.doing, .folder.join(Heartbeat::FILE_NAME).display()
     )]
     RunActive {
         output: PathBuf,
         /// Heartbeat of the other session.
         heartbeat: Box<Heartbeat>,
+        folder: PathBuf,
     },
+    /// A session was killed while it took over the run folder of another one.
+    #[error("{} is left by a session that was killed as it began\nhint: if no session begins now, remove this file", .0.display())]
+    TakeoverLeft(PathBuf),
     /// `--resume never` was given, but the run exists.
     #[error(
         "--resume never, but the run {} exists\nhint: choose another --output, or pass --overwrite to replace the run",

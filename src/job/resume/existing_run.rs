@@ -21,7 +21,7 @@ use crate::job::{
 };
 use crate::{
     input::InputSource,
-    output::{Heartbeat, Manifest, OutputError},
+    output::{Heartbeat, Manifest, OutputError, part_path},
     settings::{ResumePolicy, Settings, SettingsError},
     shards,
     site::{NodeInfo, is_program_running},
@@ -50,6 +50,14 @@ pub(crate) fn find_existing_run(
     folder: &Path,
 ) -> Result<Option<Manifest>, JobError> {
     check_folder_place(output, folder)?;
+    if let Some(heartbeat) = live_heartbeat(folder, &NodeInfo::this_node().host) {
+        return Err(PreconditionError::RunActive {
+            output: output.to_owned(),
+            heartbeat: Box::new(heartbeat),
+            folder: folder.to_owned(),
+        }
+        .into());
+    }
     if output.exists() && !folder.is_dir() && !settings.overwrite {
         return Err(PreconditionError::OutputExists {
             output: output.to_owned(),
@@ -67,13 +75,6 @@ pub(crate) fn find_existing_run(
         && !shards::list_shard_files(&folder.join(SHARDS_FOLDER))?.is_empty()
     {
         return Err(PreconditionError::ManifestMissing(folder.to_owned()).into());
-    }
-    if let Some(heartbeat) = live_heartbeat(folder, &NodeInfo::this_node().host) {
-        return Err(PreconditionError::RunActive {
-            output: output.to_owned(),
-            heartbeat: Box::new(heartbeat),
-        }
-        .into());
     }
     match (settings.resume, &manifest) {
         (ResumePolicy::Never, Some(_)) if !settings.overwrite => {
@@ -156,13 +157,20 @@ pub(crate) fn remove_spools(folder: &Path, starts: std::ops::Range<u32>) {
 /// only when a server is ready: a wrong model name or a dead server must not cost the existing answers.
 fn set_aside_run(settings: &Settings, folder: &Path, start: u32) -> Result<(), JobError> {
     let replaced = folder.join(replaced_name(start));
-    let kept = [spool_folder_name(start), replaced_name(start), Heartbeat::FILE_NAME.to_owned()];
+    let beat = Path::new(Heartbeat::FILE_NAME);
+    let kept = [
+        spool_folder_name(start).into(),
+        replaced_name(start).into(),
+        beat.into(),
+        part_path(beat),
+    ];
     // The folder of a first run does not exist yet.
     let entries = std::fs::read_dir(folder)
         .map(|entries| entries.flatten().collect())
         .unwrap_or_else(|_| Vec::new());
-    let old_entries =
-        entries.iter().filter(|entry| !kept.iter().any(|kept| entry.file_name() == kept.as_str()));
+    let old_entries = entries
+        .iter()
+        .filter(|entry| !kept.iter().any(|kept| entry.file_name() == kept.as_os_str()));
     let output = Path::new(settings.output.as_deref().unwrap_or_default()).to_owned();
     // Aggregates were computed from the old answers, so they move along with them.
     let old_manifest = Manifest::read_from(folder).ok().flatten();
@@ -206,12 +214,15 @@ fn replaced_name(start: u32) -> String {
     format!("replaced-{start:04}")
 }
 
-/// Returns the heartbeat of an active session in this run folder. A heartbeat counts if it is fresh and, on this host,
-/// if its process exists.
+/// Returns the heartbeat of an active session in this run folder. A heartbeat of this host counts while its process
+/// exists, suspended or not, and one of another host while it is fresh.
 pub(crate) fn live_heartbeat(folder: &Path, host: &str) -> Option<Heartbeat> {
     /// In seconds; twelve intervals of the heartbeat thread.
     const HEARTBEAT_MAX_AGE: u64 = 60;
-    let heartbeat =
-        Heartbeat::read_from(folder).filter(|heartbeat| heartbeat.age_s() < HEARTBEAT_MAX_AGE)?;
-    (heartbeat.host != host || is_program_running(heartbeat.pid)).then_some(heartbeat)
+    let heartbeat = Heartbeat::read_from(folder)?;
+    let is_live = match heartbeat.host == host {
+        true => is_program_running(heartbeat.pid),
+        false => heartbeat.age_s() < HEARTBEAT_MAX_AGE,
+    };
+    is_live.then_some(heartbeat)
 }

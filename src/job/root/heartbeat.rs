@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::output::{Heartbeat, RunActivity};
 
@@ -34,6 +34,7 @@ impl HeartbeatThread {
     fn start_with_interval(folder: PathBuf, mut beat: Heartbeat, every: Duration) -> Self {
         // A failure is logged once, until a write succeeds again.
         let mut is_failing = beat.write_to(&folder).is_err();
+        let mut is_taken = false;
         let (phase_sender, phases) = mpsc::channel();
         let write_until_stopped = move || {
             loop {
@@ -42,6 +43,19 @@ impl HeartbeatThread {
                     Err(RecvTimeoutError::Timeout) => {}
                     Err(RecvTimeoutError::Disconnected) => break,
                 }
+                let current = Heartbeat::read_from(&folder);
+                if current.is_some_and(|current| !current.is_same_session(&beat)) {
+                    // This process was suspended, and another host's session took it for dead.
+                    if !std::mem::replace(&mut is_taken, true) {
+                        error!(
+                            event = "run_folder_taken",
+                            "run folder taken over by another session: {}",
+                            folder.display()
+                        );
+                    }
+                    continue;
+                }
+                is_taken = false;
                 let written = beat.write_to(&folder);
                 if let Err(error) = &written
                     && !is_failing
@@ -53,7 +67,9 @@ impl HeartbeatThread {
                 }
                 is_failing = written.is_err();
             }
-            Heartbeat::remove_from(&folder);
+            if !is_taken {
+                Heartbeat::remove_from(&folder);
+            }
         };
         let spawned = std::thread::Builder::new().name("heart".into()).spawn(write_until_stopped);
         let thread = spawned
@@ -125,5 +141,30 @@ mod tests {
         }
         drop(heartbeat);
         assert_eq!(std::fs::read_dir(&place).expect("listed").count(), 0);
+    }
+
+    #[test]
+    fn the_heartbeat_of_another_session_is_neither_replaced_nor_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ours = Heartbeat {
+            host: "n1".into(),
+            pid: 1,
+            job: None,
+            start: 1,
+            began: 0,
+            doing: RunActivity::ReadingInput,
+            beat: 0,
+        };
+        let place = folder.path().to_owned();
+        let heartbeat = HeartbeatThread::start_with_interval(
+            place.clone(),
+            ours.clone(),
+            Duration::from_secs(600),
+        );
+        let mut theirs = Heartbeat { host: "n2".into(), ..ours };
+        theirs.write_to(&place).expect("written");
+        heartbeat.set_phase(RunActivity::Gathering);
+        drop(heartbeat);
+        assert_eq!(Heartbeat::read_from(&place).expect("there"), theirs);
     }
 }

@@ -35,6 +35,7 @@ use crate::{
         self, InputRules, InputSource, NamedModel, RowModels, RowTable, ScannedInput, SortKeys,
     },
     ledger::WorkOrder,
+    new_file::write_new_file,
     output::{
         AnswerFormat, LostRank, Manifest, OutputError, PromptCounts, ReduceProgress, RunActivity,
         RunChange, RunSample, RunState, append_sample, unix_seconds,
@@ -225,7 +226,7 @@ impl RootRun {
                 .map_err(OutputError::io_error("cannot make", &folder))?;
         }
         let token = self.folder.join(TOKEN_FILE);
-        std::fs::write(&token, self.folder_token())
+        write_new_file(&token, self.folder_token().as_bytes())
             .map_err(OutputError::io_error("cannot write", &token))?;
         self.manifest.write_to(&self.folder)?;
         self.heartbeat.set_phase(RunActivity::ReadingAnswers);

@@ -13,10 +13,10 @@ use crate::job::{
     JobError, PreconditionError,
     collect::aggregate::aggregate_paths,
     context::JobContext,
-    resume::existing_run,
+    resume::{existing_run, run_lock::lock_run_folder},
     root,
     setup::{
-        output_place::{check_inputs_kept, check_outside_runs, probe_output},
+        output_place::{CreatedFolders, check_inputs_kept, check_outside_runs, probe_output},
         run_plan::{RunPlan, SHARDS_FOLDER, TOKEN_FILE, run_folder, spool_folder_name},
         scan::prepare_input_files,
     },
@@ -37,6 +37,8 @@ pub(crate) struct PendingStart {
     pub(crate) started_at: Instant,
     pub(crate) heartbeat: HeartbeatThread,
     pub(crate) input_files: Vec<input::InputFile>,
+    /// Folders that are removed again if the session cannot start.
+    created: CreatedFolders,
 }
 
 impl PendingStart {
@@ -56,51 +58,45 @@ impl PendingStart {
         let folder = run_folder(&output);
         let folder_existed = folder.exists();
         let earlier = existing_run::find_existing_run(settings, &output, &folder)?;
-        let is_other_command =
-            |it: &&Manifest| it.reduce.is_some() != settings.reduce_template.is_some();
-        if let Some(other) =
-            earlier.as_ref().filter(|_| !settings.overwrite).filter(is_other_command)
-        {
-            let (existing, requested) = match other.reduce {
-                Some(_) => ("reduce", "run"),
-                None => ("run", "reduce"),
-            };
-            return Err(PreconditionError::OtherCommand { folder, existing, requested }.into());
-        }
+        check_command(settings, earlier.as_ref(), &folder)?;
         check_format_name(settings)?;
-        let beside = aggregate_paths(&settings.aggregate, &output);
-        check_own_files(settings, &beside, earlier.as_ref())?;
-        probe_output(&output, Some(&folder), &beside)?;
-        let start_number = earlier.as_ref().map_or(0, |manifest| manifest.starts) + 1;
-        // If parents of the folder are missing too, all are created later, once the input is known to be valid.
-        let _ = std::fs::create_dir(&folder);
-        let beat = Heartbeat {
+        check_own_files(
+            settings,
+            &aggregate_paths(&settings.aggregate, &output),
+            earlier.as_ref(),
+        )?;
+        let mut created = CreatedFolders::default();
+        let start = earlier.as_ref().map_or(0, |manifest| manifest.starts) + 1;
+        let mut beat = Heartbeat {
             host: context.placement.node.host.clone(),
             pid: std::process::id(),
             job: context.batch_job_id.clone(),
-            start: start_number,
+            start,
             began: unix_seconds(),
             doing: RunActivity::ReadingInput,
             beat: 0,
         };
+        created.create_all(&folder).map_err(|error| {
+            let (output, path) = (output.clone(), folder.clone());
+            PreconditionError::OutputUnwritable { output, path, error }
+        })?;
+        lock_run_folder(&output, &folder, &mut beat)?;
         let heartbeat = HeartbeatThread::start(folder.clone(), beat);
-        let files =
-            prepare_input_files(inputs, &row_rules(settings), &folder, start_number, Some(&output));
-        let written = beside.into_iter().chain([output.clone()]).collect();
-        match files.and_then(|files| check_inputs_kept(&files, written).map(|()| files)) {
-            Ok(files) => Ok(Self {
+        match prepare_start(settings, inputs, &output, &folder) {
+            Ok((earlier_manifest, start_number, input_files)) => Ok(Self {
                 output,
                 folder,
                 folder_existed,
-                earlier_manifest: earlier,
+                earlier_manifest,
                 start_number,
                 started_at,
                 heartbeat,
-                input_files: files,
+                input_files,
+                created,
             }),
             Err(error) => {
                 drop(heartbeat);
-                undo_start(&folder, folder_existed, start_number);
+                undo_start(&folder, folder_existed, start);
                 Err(error)
             }
         }
@@ -133,7 +129,7 @@ impl PendingStart {
 
     /// Opens the run folder once the input is scanned. On an error the run folder is left as it was.
     pub(crate) fn open_run(
-        self,
+        mut self,
         context: &JobContext,
         inputs: &[String],
         ranks: usize,
@@ -141,11 +137,59 @@ impl PendingStart {
     ) -> Result<RootRun, JobError> {
         let (folder, folder_existed, start_number) =
             (self.folder.clone(), self.folder_existed, self.start_number);
+        let created = std::mem::take(&mut self.created);
         // On any error in here the heartbeat thread is dropped before the folder is removed.
         let begun =
             scanned.and_then(|scanned| root::open_root_run(context, inputs, ranks, self, scanned));
-        begun.inspect_err(|_| undo_start(&folder, folder_existed, start_number))
+        match begun {
+            Ok(begun) => {
+                created.keep();
+                Ok(begun)
+            }
+            Err(error) => {
+                undo_start(&folder, folder_existed, start_number);
+                Err(error)
+            }
+        }
     }
+}
+
+/// Looks at the existing run again, now that no other session can change it, and prepares the input files. Returns them
+/// with the manifest and the number of this session.
+fn prepare_start(
+    settings: &settings::Settings,
+    inputs: &[String],
+    output: &Path,
+    folder: &Path,
+) -> Result<(Option<Manifest>, u32, Vec<input::InputFile>), JobError> {
+    let earlier = existing_run::find_existing_run(settings, output, folder)?;
+    check_command(settings, earlier.as_ref(), folder)?;
+    let beside = aggregate_paths(&settings.aggregate, output);
+    check_own_files(settings, &beside, earlier.as_ref())?;
+    probe_output(output, Some(folder), &beside)?;
+    let start = earlier.as_ref().map_or(0, |manifest| manifest.starts) + 1;
+    let files = prepare_input_files(inputs, &row_rules(settings), folder, start, Some(output))?;
+    let written = beside.into_iter().chain([output.to_owned()]).collect();
+    check_inputs_kept(&files, written)?;
+    Ok((earlier, start, files))
+}
+
+/// Checks that the existing run is of the same command, `run` or `reduce`.
+fn check_command(
+    settings: &settings::Settings,
+    earlier: Option<&Manifest>,
+    folder: &Path,
+) -> Result<(), JobError> {
+    let is_other_command =
+        |it: &&Manifest| it.reduce.is_some() != settings.reduce_template.is_some();
+    let Some(other) = earlier.filter(|_| !settings.overwrite).filter(is_other_command) else {
+        return Ok(());
+    };
+    let (existing, requested) = match other.reduce {
+        Some(_) => ("reduce", "run"),
+        None => ("run", "reduce"),
+    };
+    Err(PreconditionError::OtherCommand { folder: folder.to_owned(), existing, requested }.into())
 }
 
 /// Removes what this session has created and nothing else, since the folder may have existed with other files.

@@ -3,13 +3,19 @@
 //! Owns the choice behind `--chat-template`. Templates are read and rendered in [`chat_template`](crate::chat_template).
 //! Whether an endpoint accepts rendered conversations is verified by the engine's render check.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::job::JobError;
 use crate::{
-    chat_template::{ChatRenderer, ChatTemplate, ChatTemplateError},
+    chat_template::{ChatRenderError, ChatRenderer, ChatTemplate, ChatTemplateError},
     domain::ServerInfo,
     engine::{ConversationRenderer, SharedRenderer},
     settings::{AutoOrCount, Settings},
@@ -67,21 +73,62 @@ fn load_model_template(serving: &[&ServerInfo], model: &str) -> Option<ChatTempl
 pub(crate) fn compile_renderer(
     template: &ChatTemplate,
 ) -> Result<SharedRenderer, ChatTemplateError> {
-    Ok(SharedRenderer(Arc::new(ChatRendererAdapter(template.compile()?))))
+    Ok(SharedRenderer(Arc::new(ChatRendererAdapter {
+        renderer: template.compile()?,
+        has_exceeded_limit: AtomicBool::new(false),
+    })))
 }
 
-struct ChatRendererAdapter(ChatRenderer);
+struct ChatRendererAdapter {
+    renderer: ChatRenderer,
+    /// Whether the template once took too many steps or bytes. It would hold up the scheduler with each conversation.
+    has_exceeded_limit: AtomicBool,
+}
 
 impl ConversationRenderer for ChatRendererAdapter {
     fn render(&self, messages: &str, kwargs: Option<&str>) -> Option<String> {
-        let rendered = self.0.render(messages, kwargs);
-        rendered
-            .inspect_err(|error| {
+        if self.has_exceeded_limit.load(Ordering::Relaxed) {
+            return None;
+        }
+        match self.renderer.render(messages, kwargs) {
+            Ok(text) => Some(text),
+            Err(error @ ChatRenderError::LimitExceeded(_)) => {
+                if !self.has_exceeded_limit.swap(true, Ordering::Relaxed) {
+                    warn!(
+                        event = "chat_batching_off",
+                        "chat batching off, all conversations are left to the servers to render: {error}"
+                    );
+                }
+                None
+            }
+            Err(error) => {
                 debug!(
                     event = "render_failed",
                     "conversation left to the server to render: {error}"
                 );
-            })
-            .ok()
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_that_exceeds_a_limit_is_not_rendered_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("chat_template.jinja");
+        let loops = "{% for i in range(100000) %}{% for j in range(100000) %}xxxxxxxx{% endfor %}{% endfor %}";
+        std::fs::write(&path, format!("{{% if messages|length > 1 %}}{loops}{{% endif %}}ok"))
+            .expect("written");
+        let template = ChatTemplate::load(&path).expect("a template");
+        let renderer = compile_renderer(&template).expect("compiled").0;
+        let one = r#"[{"role":"user","content":"a"}]"#;
+        let two = r#"[{"role":"user","content":"a"},{"role":"user","content":"b"}]"#;
+        assert_eq!(renderer.render(one, None).as_deref(), Some("ok"));
+        assert_eq!(renderer.render(two, None), None);
+        assert_eq!(renderer.render(one, None), None, "left to the server from now on");
     }
 }

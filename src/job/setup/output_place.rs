@@ -116,13 +116,13 @@ fn probe_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Folders that were created for a test; removed when this is dropped, the innermost first.
-#[derive(Default)]
-struct CreatedFolders(Vec<PathBuf>);
+/// Folders that were created for a test or a start; removed when this is dropped, the innermost first.
+#[derive(Debug, Default)]
+pub(crate) struct CreatedFolders(Vec<PathBuf>);
 
 impl CreatedFolders {
     /// Creates a folder and the missing ones above it.
-    fn create_all(&mut self, folder: &Path) -> io::Result<()> {
+    pub(crate) fn create_all(&mut self, folder: &Path) -> io::Result<()> {
         let missing: Vec<&Path> = folder
             .ancestors()
             .take_while(|it| !it.as_os_str().is_empty() && !it.exists())
@@ -138,6 +138,13 @@ impl CreatedFolders {
             true => Ok(()),
             false => Err(ErrorKind::NotADirectory.into()),
         }
+    }
+}
+
+impl CreatedFolders {
+    /// Keeps the folders for good.
+    pub(crate) fn keep(mut self) {
+        self.0.clear();
     }
 }
 

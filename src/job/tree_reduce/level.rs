@@ -34,6 +34,7 @@ use crate::job::{
 use crate::{
     comm::{Comm, ReduceOp, all_to_all_in_rounds},
     domain::BitSet,
+    new_file::create_new_file,
     output::OutputError,
     reduce::{ReduceTemplate, ReduceTree, TokenBudget, block_range, round_range},
     report::format::pluralize,
@@ -224,8 +225,8 @@ impl<'p> LevelWriter<'p> {
         let writer = match self.writers.get_mut(&path) {
             Some(writer) => writer,
             None => {
-                let file =
-                    File::create(&path).map_err(OutputError::io_error("cannot create", &path))?;
+                let file = create_new_file(&path)
+                    .map_err(OutputError::io_error("cannot create", &path))?;
                 let writer = BufWriter::with_capacity(1 << 20, file);
                 self.writers.entry(path.clone()).or_insert(writer)
             }

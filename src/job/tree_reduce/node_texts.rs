@@ -281,7 +281,9 @@ mod tests {
         let header = crate::shards::ShardHeader::new(1, 0, "n", "f");
         let mut text = serde_json::to_string(&header).expect("JSON") + "\n";
         for row in [2, 0, 1] {
-            text += &format!("{{\"index\":{row},\"success\":true,\"response\":\"row {row}\"}}\n");
+            text += &format!(
+                "{{\"id\":{row},\"index\":{row},\"success\":true,\"response\":\"row {row}\"}}\n"
+            );
         }
         std::fs::write(folder.path().join(header.file_name()), text).expect("written");
         let files = crate::shards::list_shard_files(folder.path()).expect("listed");

@@ -16,7 +16,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     io::{BufWriter, Write},
     path::Path,
 };
@@ -31,6 +30,7 @@ use crate::job::{
 };
 use crate::{
     domain::BitSet,
+    new_file::create_new_file,
     output::{OutputError, TreeLoss},
     reduce::ReduceTree,
 };
@@ -75,7 +75,7 @@ pub(crate) fn write_tree_file(
     let part_path = folder.join("tree.jsonl.part");
     let write_error = |error| OutputError::io_error("cannot write", &part_path)(error);
     let mut file =
-        BufWriter::with_capacity(1 << 20, File::create(&part_path).map_err(write_error)?);
+        BufWriter::with_capacity(1 << 20, create_new_file(&part_path).map_err(write_error)?);
     let leaves = tree.leaf_range(tree.level_count(), 0).end;
     let (mut missing, mut failed_groups) = (BitSet::new(leaves), 0);
     let (mut cut, mut loss) = (BitSet::new(leaves), TreeLoss::default());

@@ -38,7 +38,9 @@ fn plan(work: &Work, input: &str) -> Job {
 
 fn heartbeat(work: &Work) -> Option<Value> {
     let text = std::fs::read(work.path("answers.jsonl.run/heartbeat.json")).ok()?;
-    Some(serde_json::from_slice(&text).expect("a heartbeat is absent or whole"))
+    // Empty for the moment in which a session creates it.
+    let is_whole = !text.is_empty();
+    is_whole.then(|| serde_json::from_slice(&text).expect("a heartbeat is absent or whole"))
 }
 
 /// Waits until it is so.

@@ -29,7 +29,7 @@ pub(super) fn open_log(path: &Path, command: &str) -> io::Result<File> {
 
 /// Appends lines about the server to its log. Nothing else is done if that fails.
 pub(super) fn append_note(path: &Path, note: &str) {
-    if let Ok(mut file) = OpenOptions::new().append(true).open(path) {
+    if let Ok(mut file) = open_for_append(path, 0o600) {
         let _ = writeln!(file, "--- aurora-swarm: {note}");
     }
 }

@@ -1,7 +1,7 @@
 //! Looking at a run from outside, by its files: `status`, once and following, `plan`, and the sign of life they go by.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader},
     path::PathBuf,
     process::Command,
     thread,

@@ -291,6 +291,11 @@ pub(super) struct InputArgs {
     #[arg(long, value_name = "HOW", hide_short_help = true,
           value_parser = choices(["warn", "refuse", "ignore"]))]
     unknown_fields: Option<String>,
+    /// Thinking that the server leaves at the start of an answer [default: auto]
+    ///
+    /// auto moves it to `reasoning`: <think>…</think>, a lone </think>, and the channels of harmony. off leaves it there.
+    #[arg(long, value_name = "HOW", hide_short_help = true, value_parser = choices(["auto", "off"]))]
+    think_tags: Option<String>,
     /// Ask the job's model for all rows, also for those that name another
     #[arg(long, hide_short_help = true)]
     ignore_row_model: bool,

@@ -167,6 +167,13 @@ impl RequestParams {
         Self(both)
     }
 
+    /// Returns the parameters whose value is not null.
+    #[must_use]
+    pub(crate) fn without_nulls(mut self) -> Self {
+        self.0.retain(|_, json| json.trim() != "null");
+        self
+    }
+
     /// Iterates over name and JSON of each, sorted by name.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, json)| (name.as_str(), json.as_str()))

@@ -102,6 +102,7 @@ async fn request_one_token(
         allow_lists: true,
         keep_token_ids: false,
         keep_body: false,
+        split_thinking: false,
         token_ids: false,
     };
     let request = InferenceRequest::from_texts(&text_params, std::iter::once(rendered));

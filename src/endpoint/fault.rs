@@ -28,8 +28,13 @@ pub(crate) enum RequestFault {
         /// HTTP status of the response; 0 if the request could not be built.
         status: u16,
     },
-    /// The batch has more prompts than the server accepts in one request, or the server accepts no lists at all.
+    /// The batch has more prompts than the server accepts in one request.
     ListTooLong,
+    /// The reply to a list does not have one answer for each prompt, so that none of them is believed.
+    UnusableList {
+        /// Description of what is wrong with the reply, for messages.
+        message: String,
+    },
     /// `max_tokens` exceeds what the prompt leaves of the context.
     TooManyTokens {
         /// Tokens left for the answer, by the server's own count.
@@ -52,6 +57,14 @@ pub(crate) enum RequestFault {
         message: String,
         /// HTTP status, if a response arrived.
         status: Option<u16>,
+    },
+    /// Access is denied, or something is not found (403, 404): to this prompt, if the endpoint answers others, such as by
+    /// a content filter or for an attachment, or to all.
+    Denied {
+        /// Error message of the server.
+        message: String,
+        /// HTTP status of the response.
+        status: u16,
     },
     /// The endpoint is shutting down, unreachable, or serves something else now.
     EndpointDown {
@@ -81,6 +94,41 @@ impl RequestFault {
     #[must_use]
     pub(crate) fn is_endpoints_own(&self) -> bool {
         self.refusal().is_some_and(|(status, _)| matches!(status, 300..400 | 405))
+    }
+
+    /// Decides whose fault a denial is: the prompt's if the endpoint answers others, otherwise the endpoint's.
+    #[must_use]
+    pub(crate) fn judge_denial(self, endpoint_answers: bool) -> Self {
+        match self {
+            Self::Denied { message, status } if endpoint_answers => {
+                Self::Transient { message, status: Some(status) }
+            }
+            Self::Denied { message, .. } => Self::EndpointDown { message },
+            fault => fault,
+        }
+    }
+
+    /// Returns whether the server has refused the request for what it is, and neither for its length nor for a state of
+    /// the server's own.
+    #[must_use]
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Prompt { too_long: false, .. } | Self::Request { .. })
+    }
+
+    /// Returns the description of the failure.
+    #[must_use]
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::Prompt { message, .. }
+            | Self::Request { message, .. }
+            | Self::UnusableList { message }
+            | Self::TooManyTokens { message, .. }
+            | Self::Transient { message, .. }
+            | Self::Denied { message, .. }
+            | Self::EndpointDown { message } => message,
+            Self::ListTooLong => "the list is too long",
+            Self::Busy { .. } => "the server has too much to do",
+        }
     }
 
     /// Returns the server's message if it refuses the JSON schema of the request, or the parameter that carries it.
@@ -118,12 +166,14 @@ pub(super) fn classify_response(
     let message = error.message;
     let param = error.param.unwrap_or_default();
     match status {
-        400 | 413 | 422 => classify_bad_request(status, message, &param),
+        400 | 413 | 422 => classify_bad_request(status, message, &param, &error.code),
         408 | 425 | 500 | 502 | 504 if !is_engine_dead(&message) => {
             RequestFault::Transient { message, status: Some(status) }
         }
         // A wrong key or model: the probe saw another server at this URL, and that one may come back.
-        401 | 403 | 404 => RequestFault::EndpointDown { message },
+        401 => RequestFault::EndpointDown { message },
+        404 if param == "model" => RequestFault::EndpointDown { message },
+        403 | 404 => RequestFault::Denied { message, status },
         // Not a failure of the prompt: it costs no attempt, only a lower concurrency limit.
         429 | 503 => RequestFault::Busy { status, message, retry_after },
         500..600 => RequestFault::EndpointDown { message },
@@ -149,15 +199,14 @@ fn is_engine_dead(message: &str) -> bool {
         .any(|pattern| message.contains(pattern))
 }
 
-fn classify_bad_request(status: u16, message: String, param: &str) -> RequestFault {
-    // vLLM's limit, and the message of servers written in Go, which accept no lists at all.
-    if message.contains("prompt list length") || message.contains("cannot unmarshal array") {
+fn classify_bad_request(status: u16, message: String, param: &str, code: &str) -> RequestFault {
+    if message.contains("prompt list length") {
         return RequestFault::ListTooLong;
     }
     if let Some(tokens_left) = parse_tokens_left(&message) {
         return RequestFault::TooManyTokens { tokens_left, message };
     }
-    let too_long = param.starts_with("input_") || message.contains("maximum context length");
+    let too_long = param.starts_with("input_") || is_too_long(&message, code);
     let is_prompts = too_long
         || param == "prompt"
         || param.starts_with("body.prompt")
@@ -181,19 +230,59 @@ fn classify_bad_request(status: u16, message: String, param: &str) -> RequestFau
     RequestFault::Request { message, status }
 }
 
-/// Computes the tokens left for the answer from the message with which older vLLM versions refuse a `max_tokens` that
-/// does not fit: it states the context length and the prompt's length.
+/// Returns whether a refusal says that the prompt is longer than the model's context, in the words of vLLM, SGLang,
+/// llama-server, TGI and OpenAI: of the context, the prompt or its tokens, and that there are too many.
+fn is_too_long(message: &str, code: &str) -> bool {
+    if ["context_length_exceeded", "exceed_context_size_error"].contains(&code) {
+        return true;
+    }
+    let lower = message.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let is_excess = has(&[
+        "exceed",
+        "longer than",
+        "too long",
+        "larger than",
+        "too large",
+        "maximum",
+        "must have less",
+    ]);
+    let is_length = has(&[
+        "context length",
+        "context size",
+        "context window",
+        "prompt is too long",
+        "input is too long",
+    ]);
+    is_excess && (is_length || (has(&["input", "prompt"]) && has(&["must have less than"])))
+}
+
+/// Computes the tokens left for the answer from a message that refuses a `max_tokens` which does not fit: those of older
+/// vLLM versions, SGLang, TGI and OpenAI state the context length and the prompt's length.
 fn parse_tokens_left(message: &str) -> Option<u64> {
-    if !message.contains("max_tokens") && !message.contains("max_completion_tokens") {
+    let is_sum = ["max_tokens", "max_completion_tokens", "max_new_tokens", "completion"]
+        .iter()
+        .any(|word| message.contains(word));
+    if !is_sum {
         return None;
     }
-    let context = number_after(message, "maximum context length is ")?;
+    let context = number_after(message, "maximum context length is ")
+        .or_else(|| number_after(message, "maximum context length of "))
+        .or_else(|| number_after(message, "`max_new_tokens` must be <= "))?;
     let prompt = number_after(message, "your request has ")
         .or_else(|| number_after(message, "your prompt contains "))
-        .or_else(|| {
-            number_after(message, "tokens (").filter(|_| message.contains("in the messages"))
-        })?;
+        .or_else(|| number_before(message, " tokens from the input"))
+        .or_else(|| number_before(message, " in the messages"))
+        .or_else(|| number_before(message, " in your prompt"))
+        .or_else(|| number_after(message, "Given: "))?;
     context.checked_sub(prompt).filter(|&tokens_left| tokens_left > 0)
+}
+
+fn number_before(text: &str, suffix: &str) -> Option<u64> {
+    let before = text.split_once(suffix)?.0;
+    let before = before.strip_suffix(" tokens").unwrap_or(before);
+    let digits = before.rsplit(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok()
 }
 
 fn number_after(text: &str, prefix: &str) -> Option<u64> {
@@ -295,6 +384,60 @@ mod tests {
             matches!(fault, RequestFault::TooManyTokens { tokens_left: 1948, .. }),
             "{fault:?}"
         );
+    }
+
+    #[test]
+    fn too_long_prompts_and_answers_are_known_in_the_words_of_other_servers() {
+        let of =
+            |error: &str| classify_response(400, None, format!("{{\"error\":{error}}}").as_bytes());
+        for error in [
+            r#"{"code":400,"message":"the request exceeds the available context size (2048 tokens), try increasing it","type":"exceed_context_size_error"}"#,
+            r#"{"message":"request (3000 tokens) exceeds the available context size (2048 tokens)"}"#,
+            r#"{"message":"The input (3001 tokens) is longer than the model's context length (2048 tokens)."}"#,
+            r#"{"message":"Your messages are too much","code":"context_length_exceeded"}"#,
+            r#"{"message":"Input validation error: `inputs` must have less than 2048 tokens. Given: 3000"}"#,
+            r#"{"message":"prompt is too long: 210000 tokens > 200000 maximum"}"#,
+            r#"{"message":"Requested tokens (3000) exceed context window of 2048"}"#,
+        ] {
+            let fault = of(error);
+            assert!(
+                matches!(fault, RequestFault::Prompt { too_long: true, .. }),
+                "{error}: {fault:?}"
+            );
+        }
+        for error in [
+            r#"{"message":"Requested token count exceeds the model's maximum context length of 2048 tokens. You requested a total of 2108 tokens: 1608 tokens from the input messages and 500 tokens for the completion."}"#,
+            r#"{"message":"This model's maximum context length is 2048 tokens. However, you requested 2108 tokens (1608 in the messages, 500 in the completion)."}"#,
+            r#"{"message":"Input validation error: `inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1608 `inputs` tokens and 500 `max_new_tokens`"}"#,
+        ] {
+            let fault = of(error);
+            assert!(
+                matches!(fault, RequestFault::TooManyTokens { tokens_left: 440, .. }),
+                "{error}: {fault:?}"
+            );
+        }
+        for error in [
+            r#"{"message":"temperature is too large"}"#,
+            r#"{"message":"the context of this request is not allowed"}"#,
+        ] {
+            assert!(matches!(of(error), RequestFault::Prompt { too_long: false, .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_denial_is_the_prompts_if_the_endpoint_answers_others() {
+        for status in [403, 404] {
+            let fault = classify_response(status, None, br#"{"error":{"message":"blocked"}}"#);
+            assert!(matches!(&fault, RequestFault::Denied { .. }), "{fault:?}");
+            let of_prompt = fault.clone().judge_denial(true);
+            let expected =
+                RequestFault::Transient { message: "blocked".into(), status: Some(status) };
+            assert_eq!(of_prompt, expected);
+            let of_endpoint = fault.judge_denial(false);
+            assert_eq!(of_endpoint, RequestFault::EndpointDown { message: "blocked".into() });
+        }
+        let key = classify_response(401, None, b"").judge_denial(true);
+        assert!(matches!(key, RequestFault::EndpointDown { .. }), "a key is no matter of prompts");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod reply_body;
 mod reply_shape;
 mod request;
 mod server_metrics;
+mod thinking;
 mod wire;
 
 pub(crate) use canary::{CanaryResult, send_canary};

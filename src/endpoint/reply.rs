@@ -1,8 +1,9 @@
 //! Parsing of replies: assigns each choice to its prompt and counts the tokens.
 //!
-//! Owns how an answer finds its prompt (by `index`, never by position), which choices are not answers, and how tokens
-//! are counted per prompt although vLLM reports one sum per batch. The shapes of replies are in `reply_shape.rs`.
-//! Replies with another status than 200 are classified in `fault.rs`.
+//! Owns how an answer finds its prompt (in the reply to a list by `index`, never by position), when a reply to a list is
+//! believed at all, which choices are not answers, and how tokens are counted per prompt although vLLM reports one sum
+//! per batch. The shapes of replies are in `reply_shape.rs`. Replies with another status than 200 are classified in
+//! `fault.rs`.
 
 use std::time::Duration;
 
@@ -38,28 +39,77 @@ pub(crate) struct ReplyAnswers {
 /// Choices found for one prompt of the batch, and the tokens counted by their ids.
 #[derive(Clone, Default)]
 struct PromptReplySlot {
+    /// By sequence; `None` where the server gave up the sequence.
     choices: Vec<Option<AnswerChoice>>,
-    is_duplicate: bool,
     prompt_tokens: Option<u64>,
     completion_tokens: Option<u64>,
 }
 
 impl PromptReplySlot {
-    fn add_choice(&mut self, sequence: usize, choice: ReplyChoice<'_>, keep_token_ids: bool) {
+    fn add_choice(
+        &mut self,
+        sequence: usize,
+        choice: ReplyChoice<'_>,
+        expected: ExpectedReply<'_>,
+    ) {
         self.prompt_tokens = choice.prompt_token_ids.map(count_ids).or(self.prompt_tokens);
         if let Some(ids) = choice.token_ids {
             self.completion_tokens =
                 Some(self.completion_tokens.unwrap_or_default() + count_ids(ids));
         }
-        self.is_duplicate |= self.choices[sequence].is_some();
-        self.choices[sequence] = Some(choice.into_choice(keep_token_ids));
+        self.choices[sequence] =
+            Some(choice.into_choice(expected.keep_token_ids, expected.split_thinking));
     }
 
     fn into_answer(self) -> Option<PromptAnswer> {
         let choices: Option<Vec<AnswerChoice>> = self.choices.into_iter().collect();
-        let choices = choices.filter(|_| !self.is_duplicate)?;
+        let choices = choices.filter(|choices| !choices.is_empty())?;
         Some(PromptAnswer { choices, ..PromptAnswer::default() })
     }
+}
+
+/// The place of each choice of a reply, counted prompt by prompt with `n` sequences each, as vLLM numbers them.
+enum ChoicePlaces {
+    /// Each choice says its own place.
+    ByIndex,
+    /// All choices are of the one prompt, and not all of them say which sequence they are.
+    InOrder,
+}
+
+impl ChoicePlaces {
+    /// Finds the places in a reply to `prompts` prompts. A reply to a list has to have exactly one choice for each
+    /// sequence of each prompt and to say which it is. Otherwise none of its choices is believed: servers that know no
+    /// lists join the prompts, answer the first one only, or number all answers 0.
+    fn find(choices: &[ReplyChoice<'_>], prompts: usize, n: usize) -> Result<Self, String> {
+        if prompts == 1 {
+            // The order matters only among several sequences, which are alike.
+            let is_ordered = n == 1 || choices.len() > n || has_duplicates(choices, n);
+            return Ok(if is_ordered { Self::InOrder } else { Self::ByIndex });
+        }
+        let expected = prompts.saturating_mul(n);
+        if choices.len() != expected {
+            let found = choices.len();
+            let plural = if found == 1 { "" } else { "s" };
+            return Err(format!(
+                "the reply to a list of {prompts} prompts has {found} answer{plural} instead of {expected}"
+            ));
+        }
+        if has_duplicates(choices, expected) {
+            let error = "the reply to a list does not say which answer belongs to which prompt";
+            return Err(error.to_owned());
+        }
+        Ok(Self::ByIndex)
+    }
+}
+
+/// Returns whether a choice has no index below `bound`, or the index of another choice.
+fn has_duplicates(choices: &[ReplyChoice<'_>], bound: usize) -> bool {
+    let mut is_taken = vec![false; bound.min(choices.len().max(1))];
+    let mut take = |index: Option<usize>| {
+        let place = index.and_then(|index| is_taken.get_mut(index));
+        place.is_none_or(|place| std::mem::replace(place, true))
+    };
+    choices.iter().any(|choice| take(choice.index))
 }
 
 /// Reason why a body with status 200 is not an answer.
@@ -67,6 +117,8 @@ enum ReplyFault {
     Invalid(serde_json::Error),
     /// The server reports an error of its own.
     Server(String),
+    /// The reply to a list is not believed.
+    List(String),
 }
 
 /// Parses the reply to a batch of prompts.
@@ -85,6 +137,7 @@ pub(super) fn parse_reply(
     parsed.map_err(|fault| match fault {
         ReplyFault::Invalid(error) => classify_non_answer(body, &error),
         ReplyFault::Server(message) => RequestFault::Transient { message, status: Some(200) },
+        ReplyFault::List(message) => RequestFault::UnusableList { message },
     })
 }
 
@@ -94,16 +147,25 @@ fn parse_answers(body: &[u8], expected: ExpectedReply<'_>) -> Result<ReplyAnswer
     if let Some(error) = reply.error {
         return Err(ReplyFault::Server(describe_server_error("a reply", error)));
     }
-    let empty = PromptReplySlot { choices: vec![None; n], ..PromptReplySlot::default() };
+    let choices = reply.choices.take().unwrap_or_default();
+    let places = ChoicePlaces::find(&choices, prompt_lengths.len(), n).map_err(ReplyFault::List)?;
+    // Servers that make only one sequence whatever `n` is leave the others out.
+    let sequences = n.min(choices.len());
+    let empty = PromptReplySlot { choices: vec![None; sequences], ..PromptReplySlot::default() };
     let mut slots = vec![empty; prompt_lengths.len()];
     let mut missing_reason = None;
-    for choice in reply.choices.take().unwrap_or_default() {
-        // vLLM numbers choices prompt by prompt, with `n` sequences each.
-        let index = choice.index.unwrap_or_default();
-        let Some(slot) = slots.get_mut(index / n) else { continue };
+    let is_single = prompt_lengths.len() == 1;
+    let (mut filled, limit) = (0, if is_single { sequences } else { usize::MAX });
+    for choice in choices.into_iter().take(limit) {
+        let place = match places {
+            ChoicePlaces::ByIndex => choice.index.unwrap_or_default(),
+            ChoicePlaces::InOrder => filled,
+        };
+        filled += 1;
+        let (prompt, sequence) = if is_single { (0, place) } else { (place / n, place % n) };
         match generation_fault(&choice) {
             Some(fault) => missing_reason = missing_reason.or(Some(fault)),
-            None => slot.add_choice(index % n, choice, keep_token_ids),
+            None => slots[prompt].add_choice(sequence, choice, expected),
         }
     }
     if let (Some(ids), [slot]) = (reply.prompt_token_ids, slots.as_mut_slice()) {
@@ -177,7 +239,7 @@ fn classify_non_answer(body: &[u8], error: &serde_json::Error) -> RequestFault {
     } else {
         format!("invalid reply ({error})")
     };
-    RequestFault::Transient { message: what, status: None }
+    RequestFault::Transient { message: what, status: Some(200) }
 }
 
 #[derive(Deserialize)]
@@ -251,6 +313,7 @@ mod tests {
             is_rendered: false,
             keep_token_ids: true,
             keep_body: false,
+            split_thinking: true,
         }
     }
 
@@ -297,19 +360,102 @@ mod tests {
             texts(r#"{"choices":[{"index":1,"text":"B"},{"index":0,"text":"A"}]}"#),
             [first, second.clone()]
         );
-        assert_eq!(
-            texts(r#"{"choices":[{"index":1,"text":"B"}]}"#),
-            [None, second.clone()],
-            "missing"
-        );
-        assert_eq!(
-            texts(
-                r#"{"choices":[{"index":0,"text":"A"},{"index":0,"text":"x"},{"index":1,"text":"B"},{"index":9,"text":"?"}]}"#
-            ),
-            [None, second],
-            "a duplicate, and an index without a prompt"
-        );
         fault_of(r#"{"choices":[{"index":0,"#, &[3]);
+    }
+
+    #[test]
+    fn a_reply_to_a_list_is_believed_as_a_whole_or_not_at_all() {
+        for choices in [
+            r#"{"index":0,"text":"AB"}"#,
+            r#"{"index":1,"text":"B"}"#,
+            "",
+            r#"{"index":0,"text":"A"},{"index":1,"text":"B"},{"index":2,"text":"?"}"#,
+            r#"{"index":0,"text":"A"},{"index":0,"text":"B"}"#,
+            r#"{"index":0,"text":"A"},{"text":"B"}"#,
+            r#"{"index":0,"text":"A"},{"index":null,"text":"B"}"#,
+            r#"{"index":0,"text":"A"},{"index":-1,"text":"B"}"#,
+            r#"{"index":1,"text":"A"},{"index":2,"text":"B"}"#,
+            r#"{"text":"A"},{"text":"B"}"#,
+        ] {
+            let fault = fault_of(&format!(r#"{{"choices":[{choices}]}}"#), &[3, 3]);
+            assert!(matches!(fault, RequestFault::UnusableList { .. }), "{choices}: {fault:?}");
+        }
+        let four = |indexes: [u8; 4]| {
+            let choice = |index| format!(r#"{{"index":{index},"text":"{index}"}}"#);
+            let reply = format!(r#"{{"choices":[{}]}}"#, indexes.map(choice).join(","));
+            parse_reply(reply.as_bytes(), expected(&[3, 3], 2)).map(|reply| reply.answers)
+        };
+        let answers = four([2, 0, 3, 1]).expect("whole");
+        let second = answers[1].as_ref().expect("an answer");
+        assert_eq!(second.choices.iter().map(|it| &*it.text).collect::<Vec<_>>(), ["2", "3"]);
+        assert!(four([0, 1, 2, 2]).is_err());
+    }
+
+    #[test]
+    fn a_single_prompt_needs_no_index() {
+        for index in ["", r#""index":null,"#, r#""index":7,"#, r#""index":"0","#, r#""index":0.0,"#]
+        {
+            let reply = format!(r#"{{"choices":[{{{index}"text":"a"}}]}}"#);
+            assert_eq!(parse_one(&reply, 1).choices[0].text, "a", "{index}");
+            let reply = format!(r#"{{"choices":[{{{index}"text":"a"}},{{{index}"text":"b"}}]}}"#);
+            let choices = parse_one(&reply, 2).choices;
+            assert_eq!((&*choices[0].text, &*choices[1].text), ("a", "b"), "{index}");
+            assert_eq!(parse_one(&reply, 1).choices.len(), 1, "more than were asked for");
+            assert_eq!(parse_one(&reply, 3).choices.len(), 2, "fewer than were asked for");
+        }
+        assert_eq!(parse(r#"{"choices":[]}"#, &[3], 1), [None]);
+    }
+
+    #[test]
+    fn single_odd_fields_cost_no_answer() {
+        for field in [
+            r#""finish_reason":7"#,
+            r#""finish_reason":{"type":"stop"}"#,
+            r#""logprobs":"none""#,
+            r#""index":[]"#,
+            r#""error":false"#,
+            r#""stop_reason":{}"#,
+        ] {
+            let reply = format!(
+                r#"{{"id":7,"created":"now","model":[1],"object":null,"choices":[{{"text":"a",{field}}}],"usage":"none"}}"#
+            );
+            assert_eq!(parse_one(&reply, 1).choices[0].text, "a", "{field}");
+        }
+        for (message, text) in [
+            (r#"{"content":"a","role":7,"tool_calls":{},"reasoning":5}"#, "a"),
+            (r#"{"content":{"type":"text","text":"a"}}"#, "a"),
+            (r#"{"content":["a",{"text":"b"},3]}"#, "ab"),
+            (r#"{"content":42}"#, ""),
+        ] {
+            let reply = format!(r#"{{"choices":[{{"index":0,"message":{message}}}]}}"#);
+            let choice = parse_one(&reply, 1).choices.remove(0);
+            assert_eq!(choice.text, text, "{message}");
+            if text.is_empty() {
+                assert_eq!(field_list(&choice.fields), [("content", "42")]);
+            }
+        }
+    }
+
+    #[test]
+    fn thinking_without_a_parser_is_no_part_of_the_text() {
+        let thought = r#"<think>\nhm\n</think>\n\nsix"#;
+        for choice in [
+            format!(r#"{{"index":0,"text":"{thought}"}}"#),
+            format!(r#"{{"index":0,"message":{{"content":"{thought}"}}}}"#),
+        ] {
+            let reply = format!(r#"{{"choices":[{choice}]}}"#);
+            let choice = parse_one(&reply, 1).choices.remove(0);
+            assert_eq!((&*choice.text, choice.reasoning.as_deref()), ("six", Some("hm")));
+            let marks = [("thinking_marks", r#"["<think>\n","\n</think>\n\n",""]"#)];
+            assert_eq!(field_list(&choice.fields), marks);
+            let off = ExpectedReply { split_thinking: false, ..expected(&[3], 1) };
+            let answers = parse_reply(reply.as_bytes(), off).expect("a reply").answers;
+            let raw = &answers[0].as_ref().expect("an answer").choices[0];
+            assert_eq!((&*raw.text, &raw.reasoning), ("<think>\nhm\n</think>\n\nsix", &None));
+        }
+        let parsed = r#"{"choices":[{"message":{"content":"<think>a</think>b","reasoning":"r"}}]}"#;
+        let choice = parse_one(parsed, 1).choices.remove(0);
+        assert_eq!(choice.text, "<think>a</think>b", "the server has separated the thinking");
     }
 
     #[test]
@@ -432,7 +578,7 @@ mod tests {
         assert_eq!(told, [("a", Some("z"), Some("length")), ("b", Some("y"), Some("stop"))]);
         assert_eq!(field_list(&choices[1].fields), [("stop_reason", "\"x\"")]);
         assert!(choices[0].fields.is_empty());
-        assert_eq!(parse(reply, &[3], 3), [None], "a missing sequence is not made up");
+        assert_eq!(parse_one(reply, 3).choices.len(), 2, "a missing sequence is not made up");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(super) fn attach_bodies(
             .iter()
             .filter_map(|choice| {
                 let index = choice_index(choice);
-                (index / expected.n == prompt).then_some((index % expected.n, choice))
+                // All choices of the reply to a single prompt are its own, whatever their indexes are.
+                (!is_batch || index / expected.n == prompt).then_some((index % expected.n, choice))
             })
             .collect();
         own.sort_by_key(|(sequence, _)| *sequence);
@@ -159,6 +160,7 @@ mod tests {
             is_rendered,
             keep_token_ids: !ours,
             keep_body: true,
+            split_thinking: false,
         };
         let answers = parse_reply(reply.as_bytes(), expected).expect("a reply").answers;
         let body = |answer: Option<PromptAnswer>| answer.expect("an answer").body.expect("a body");

@@ -11,7 +11,11 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::domain::{AnswerChoice, ReplyFields, raw_json::JsonMembers};
+use super::thinking::split_thinking;
+use crate::domain::{
+    AnswerChoice, ReplyFields,
+    raw_json::{JsonMembers, encode_string},
+};
 
 /// Facts about a request with which its reply is parsed.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +32,8 @@ pub(super) struct ExpectedReply<'a> {
     pub(super) keep_token_ids: bool,
     /// Whether each answer keeps the reply as the server sent it.
     pub(super) keep_body: bool,
+    /// Whether thinking at the start of a text is taken out of it.
+    pub(super) split_thinking: bool,
 }
 
 /// An object of a reply.
@@ -106,7 +112,7 @@ impl<'de> ReplyObject<'de> for ReplyBody<'de> {
         match name {
             "choices" => self.choices = map.next_value()?,
             "usage" => self.usage = map.next_value()?,
-            "model" => self.model = map.next_value::<Option<FieldName<'_>>>()?.map(|name| name.0),
+            "model" => self.model = read_lenient::<FieldName<'_>, A>(map)?.map(|name| name.0),
             "error" => self.error = map.next_value::<Option<&RawValue>>()?.filter(is_error),
             "prompt_token_ids" => self.prompt_token_ids = map.next_value()?,
             // These describe the reply and not the answer; a job that keeps whole bodies has them.
@@ -133,6 +139,14 @@ impl<'de> Deserialize<'de> for ReplyBody<'de> {
     }
 }
 
+/// Reads a field that is not worth an answer: a value of another type counts as absent.
+fn read_lenient<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    map: &mut A,
+) -> Result<Option<T>, A::Error> {
+    let json = map.next_value::<&'de RawValue>()?;
+    Ok(serde_json::from_str(json.get()).ok())
+}
+
 /// Gateways that always write the field have one of these values in it where there is no error.
 fn is_error(json: &&RawValue) -> bool {
     !matches!(json.get(), "false" | "0" | "\"\"" | "{}" | "[]")
@@ -142,7 +156,7 @@ fn is_error(json: &&RawValue) -> bool {
 #[derive(Debug, Default)]
 pub(super) struct ReplyChoice<'a> {
     pub(super) index: Option<usize>,
-    text: Option<String>,
+    text: MessageText,
     message: Option<ReplyMessage<'a>>,
     pub(super) finish_reason: Option<String>,
     pub(super) error: Option<&'a RawValue>,
@@ -154,10 +168,10 @@ pub(super) struct ReplyChoice<'a> {
 impl<'de> ReplyObject<'de> for ReplyChoice<'de> {
     fn read_field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
         match name {
-            "index" => self.index = map.next_value()?,
+            "index" => self.index = read_lenient(map)?,
             "text" => self.text = map.next_value()?,
             "message" => self.message = map.next_value()?,
-            "finish_reason" => self.finish_reason = map.next_value()?,
+            "finish_reason" => self.finish_reason = read_lenient(map)?,
             "error" => self.error = map.next_value::<Option<&RawValue>>()?.filter(is_error),
             "token_ids" => self.token_ids = map.next_value()?,
             "prompt_token_ids" => self.prompt_token_ids = map.next_value()?,
@@ -179,16 +193,18 @@ impl<'de> Deserialize<'de> for ReplyChoice<'de> {
 
 impl ReplyChoice<'_> {
     /// Returns the choice as it is stored. Token ids that this program requested only to count them are left out.
-    pub(super) fn into_choice(self, keep_token_ids: bool) -> AnswerChoice {
+    pub(super) fn into_choice(self, keep_token_ids: bool, split_thinking: bool) -> AnswerChoice {
         let finish_reason = self.finish_reason;
         let mut choice = match self.message {
             Some(message) => AnswerChoice { finish_reason, ..message.into_choice() },
-            None => AnswerChoice {
-                text: self.text.unwrap_or_default(),
-                finish_reason,
-                ..AnswerChoice::default()
-            },
+            None => {
+                let (text, fields) = self.text.into_text_and_json("text");
+                AnswerChoice { text, finish_reason, fields, ..AnswerChoice::default() }
+            }
         };
+        if split_thinking && choice.reasoning.as_deref().is_none_or(str::is_empty) {
+            take_thinking(&mut choice);
+        }
         self.other.copy_to(&mut choice.fields);
         if keep_token_ids {
             let ids = [("token_ids", self.token_ids), ("prompt_token_ids", self.prompt_token_ids)];
@@ -198,6 +214,18 @@ impl ReplyChoice<'_> {
         }
         choice
     }
+}
+
+/// Moves thinking at the start of the text to `reasoning`. What stood around both is kept beside them, so that the text can
+/// be put together again.
+fn take_thinking(choice: &mut AnswerChoice) {
+    let was_cut = choice.finish_reason.as_deref() == Some("length");
+    let Some(split) = split_thinking(&choice.text, was_cut) else { return };
+    if let Ok(marks) = serde_json::value::to_raw_value(&split.marks) {
+        choice.fields.push("thinking_marks", &marks);
+    }
+    choice.reasoning = Some(split.reasoning.to_owned());
+    choice.text = split.answer.to_owned();
 }
 
 /// Message of a chat choice.
@@ -214,7 +242,7 @@ struct ReplyMessage<'a> {
 impl<'de> ReplyObject<'de> for ReplyMessage<'de> {
     fn read_field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
         match name {
-            "role" => self.role = map.next_value::<Option<FieldName<'_>>>()?.map(|role| role.0),
+            "role" => self.role = read_lenient::<FieldName<'_>, A>(map)?.map(|role| role.0),
             "content" => self.content = map.next_value()?,
             "reasoning" => self.reasoning = map.next_value()?,
             "reasoning_content" => self.reasoning_content = map.next_value()?,
@@ -277,7 +305,7 @@ enum MessageText {
     #[default]
     Absent,
     Text(String),
-    /// A list of parts, with their texts joined.
+    /// A list of parts, with their texts joined, or a value that is no text.
     Parts {
         text: String,
         json: Box<RawValue>,
@@ -285,6 +313,20 @@ enum MessageText {
 }
 
 impl MessageText {
+    /// Returns the text, and as a field of this name the JSON that it was taken from if that is not a plain string.
+    fn into_text_and_json(self, name: &str) -> (String, ReplyFields) {
+        let mut fields = ReplyFields::default();
+        let text = match self {
+            Self::Absent => String::new(),
+            Self::Text(text) => text,
+            Self::Parts { text, json } => {
+                fields.push(name, &json);
+                text
+            }
+        };
+        (text, fields)
+    }
+
     fn into_text(self) -> Option<String> {
         match self {
             Self::Absent => None,
@@ -315,6 +357,34 @@ impl<'de> Deserialize<'de> for MessageText {
                 Ok(MessageText::Absent)
             }
 
+            fn visit_bool<E: Error>(self, value: bool) -> Result<MessageText, E> {
+                other_value(&value)
+            }
+
+            fn visit_i64<E: Error>(self, value: i64) -> Result<MessageText, E> {
+                other_value(&value)
+            }
+
+            fn visit_u64<E: Error>(self, value: u64) -> Result<MessageText, E> {
+                other_value(&value)
+            }
+
+            fn visit_f64<E: Error>(self, value: f64) -> Result<MessageText, E> {
+                other_value(&value)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<MessageText, A::Error> {
+                let mut members = Vec::new();
+                while let Some(FieldName(name)) = map.next_key()? {
+                    let json = map.next_value::<&RawValue>()?;
+                    members.push(format!("{}:{json}", encode_string(&name)));
+                }
+                let json = RawValue::from_string(format!("{{{}}}", members.join(",")))
+                    .map_err(A::Error::custom)?;
+                // A single part that is not in a list.
+                Ok(MessageText::Parts { text: part_text(&json), json })
+            }
+
             fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<MessageText, A::Error> {
                 let (mut text, mut all) = (String::new(), Vec::new());
                 while let Some(part) = parts.next_element::<&RawValue>()? {
@@ -329,13 +399,24 @@ impl<'de> Deserialize<'de> for MessageText {
     }
 }
 
-/// Returns the text of a part of a message; a part of another kind has none.
+/// Returns a value that is no text, which is kept beside an empty one.
+fn other_value<E: Error>(value: &impl serde::Serialize) -> Result<MessageText, E> {
+    let json = serde_json::value::to_raw_value(value).map_err(E::custom)?;
+    Ok(MessageText::Parts { text: String::new(), json })
+}
+
+/// Returns the text of a part of a message: a string, or an object with a text. A part of another kind has none.
 fn part_text(part: &RawValue) -> String {
     #[derive(Deserialize)]
-    struct TextPart {
-        text: String,
+    #[serde(untagged)]
+    enum TextPart {
+        Plain(String),
+        Object { text: String },
     }
-    serde_json::from_str(part.get()).map_or_else(|_| String::new(), |part: TextPart| part.text)
+    match serde_json::from_str(part.get()) {
+        Ok(TextPart::Plain(text) | TextPart::Object { text }) => text,
+        Err(_) => String::new(),
+    }
 }
 
 /// Token counts of a reply, and what else is in its `usage`.

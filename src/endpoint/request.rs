@@ -42,6 +42,8 @@ pub(crate) struct BatchParams {
     pub keep_token_ids: bool,
     /// Whether answers keep the reply as the server sent it.
     pub keep_body: bool,
+    /// Whether thinking at the start of a text is taken out of it.
+    pub split_thinking: bool,
     /// Whether the prompts are token ids, which servers refuse beside texts in one list.
     pub token_ids: bool,
 }
@@ -61,6 +63,7 @@ impl BatchParams {
             is_rendered: route != self.route,
             keep_token_ids: self.keep_token_ids,
             keep_body: self.keep_body,
+            split_thinking: self.split_thinking,
         }
     }
 }
@@ -319,6 +322,7 @@ mod tests {
             allow_lists: true,
             keep_token_ids: true,
             keep_body: false,
+            split_thinking: true,
             token_ids: false,
         };
         String::from_utf8(InferenceRequest::new(&params, prompts.iter(), system).body)

@@ -44,6 +44,8 @@ pub(super) struct ErrorDetails {
     pub(super) message: String,
     /// Request parameter that the error names, if any.
     pub(super) param: Option<String>,
+    /// Code or kind of the error, if it is a word; empty otherwise.
+    pub(super) code: String,
 }
 
 /// Parses the response body of `GET /v1/models`: `{"data": […]}`, or the list alone. An odd field costs no model.
@@ -117,15 +119,24 @@ pub(super) fn parse_error_body(body: &[u8]) -> ErrorDetails {
         message: Option<String>,
     }
     #[derive(Deserialize)]
-    struct ErrorObject {
+    struct ErrorObject<'a> {
         message: String,
-        #[serde(default)]
-        param: Option<String>,
+        #[serde(borrow)]
+        param: Option<&'a RawValue>,
+        #[serde(borrow)]
+        code: Option<&'a RawValue>,
+        #[serde(borrow, rename = "type")]
+        kind: Option<&'a RawValue>,
     }
+    let word = |json: Option<&RawValue>| serde_json::from_str::<String>(json?.get()).ok();
     let body_read = serde_json::from_slice::<ErrorBody<'_>>(body).ok();
     let inner = body_read.as_ref().and_then(|body| body.error.or(body.detail)).map(RawValue::get);
-    if let Some(error) = inner.and_then(|raw| serde_json::from_str::<ErrorObject>(raw).ok()) {
-        return ErrorDetails { message: truncate_message(&error.message), param: error.param };
+    if let Some(error) = inner.and_then(|raw| serde_json::from_str::<ErrorObject<'_>>(raw).ok()) {
+        return ErrorDetails {
+            message: truncate_message(&error.message),
+            param: word(error.param),
+            code: word(error.code).or_else(|| word(error.kind)).unwrap_or_default(),
+        };
     }
     let text = inner.map(|raw| serde_json::from_str(raw).unwrap_or_else(|_| raw.to_owned()));
     let text = text.or(body_read.and_then(|body| body.message));
@@ -134,7 +145,7 @@ pub(super) fn parse_error_body(body: &[u8]) -> ErrorDetails {
         let text = String::from_utf8_lossy(start);
         html_title(&text).unwrap_or_else(|| text.trim().to_owned())
     });
-    ErrorDetails { message: truncate_message(&text), param: None }
+    ErrorDetails { message: truncate_message(&text), param: None, code: String::new() }
 }
 
 /// Returns the title of an HTML page.

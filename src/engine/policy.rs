@@ -92,6 +92,8 @@ pub(crate) struct EnginePolicy {
     pub(crate) token_counting: TokenCounting,
     /// Whether answers keep the replies as the server sent them.
     pub(crate) keep_bodies: bool,
+    /// Whether thinking at the start of a text is taken out of it.
+    pub(crate) split_thinking: bool,
     /// The number of first outcomes that trip fail-fast if they are the same refusal.
     pub(crate) fail_fast_threshold: usize,
     /// The rules that answers have to meet.
@@ -211,6 +213,7 @@ impl EnginePolicy {
             keep_token_ids: !counts_token_ids,
             token_ids: matches!(prompt.input, PromptInput::TokenIds(_)),
             keep_body: self.keep_bodies,
+            split_thinking: self.split_thinking,
         }
     }
 
@@ -375,6 +378,7 @@ pub(super) fn test_policy() -> EnginePolicy {
         no_progress_timeout: Duration::from_secs(5),
         token_counting: TokenCounting::Share,
         keep_bodies: false,
+        split_thinking: true,
         fail_fast_threshold: 100,
         answer_check: None,
         answer_schema: None,

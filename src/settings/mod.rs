@@ -31,7 +31,8 @@ pub(crate) use times::{UtcTimestamp, Walltime};
 pub(crate) use values::{
     ApiMode, AutoOrCount, BadRowPolicy, CountOrPercent, CsvDelimiter, DuplicateIdPolicy, ExtraBody,
     GatherMode, HeaderMode, HumanDuration, LogFormat, OutputFormat, ProgressStyle,
-    RemoteEndpointPolicy, ResumePolicy, SourceFormat, TokenLimit, UnknownFieldPolicy, UsageMode,
+    RemoteEndpointPolicy, ResumePolicy, SourceFormat, ThinkTagPolicy, TokenLimit,
+    UnknownFieldPolicy, UsageMode,
 };
 
 use serde::{Deserialize, Serialize};
@@ -178,6 +179,8 @@ pub(crate) struct Settings {
     pub unknown_fields: UnknownFieldPolicy,
     /// Send rows that name another model to the run's model.
     pub ignore_row_model: bool,
+    /// Treatment of thinking at the start of answers.
+    pub think_tags: ThinkTagPolicy,
     /// Token counts in answers.
     pub usage: UsageMode,
     /// Leave prompts out of answers.
@@ -267,6 +270,7 @@ impl Default for Settings {
             duplicate_ids: DuplicateIdPolicy::Refuse,
             unknown_fields: UnknownFieldPolicy::Warn,
             ignore_row_model: false,
+            think_tags: ThinkTagPolicy::Auto,
             usage: UsageMode::Share,
             no_echo: false,
             keep_row: false,
@@ -312,7 +316,8 @@ impl Settings {
         if self.n > 1 {
             params.set("n", self.n.to_string());
         }
-        self.extra_body.0.merged_over(&params)
+        // (null says that the field is not to be sent)
+        self.extra_body.0.merged_over(&params).without_nulls()
     }
 
     /// Returns the settings that affect answers, by key. A run resumes only with equal ones, unless changes are
@@ -320,7 +325,7 @@ impl Settings {
     #[must_use]
     pub(crate) fn answer_settings(&self) -> std::collections::BTreeMap<String, serde_json::Value> {
         const REDUCE_KEYS: [&str; 3] = ["reduce-template", "fan-in", "max-tokens-aggregation"];
-        const ANSWER_KEYS: [&str; 19] = [
+        const ANSWER_KEYS: [&str; 20] = [
             "model",
             "api",
             "template",
@@ -340,6 +345,7 @@ impl Settings {
             "buffer",
             "schema",
             "check",
+            "think-tags",
         ];
         let all = serde_json::to_value(self).unwrap_or_default();
         let reduce_keys = REDUCE_KEYS.iter().filter(|_| self.reduce_template.is_some());

@@ -536,6 +536,16 @@ words! {
 }
 
 words! {
+    /// Treatment of thinking that the server leaves at the start of an answer.
+    ThinkTagPolicy {
+        /// It goes to `reasoning`.
+        Auto,
+        /// It stays in the answer.
+        Off,
+    }
+}
+
+words! {
     /// Token counts in answers.
     UsageMode {
         /// The batch total, divided by answer length.

@@ -25,6 +25,7 @@ mod images;
 mod local;
 mod look;
 mod models;
+mod oddities;
 mod outputs;
 mod ranks;
 mod reduce;

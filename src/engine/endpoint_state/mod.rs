@@ -19,6 +19,7 @@
 //! | `timeouts` | how long requests take, and may take |
 //! | `news` | the log lines about endpoints that go down or come up |
 //! | `render_check` | whether conversations may be rendered here |
+//! | `server_features` | whether the server takes lists, several sequences, requests for token ids |
 
 mod availability;
 mod back_pressure;
@@ -29,6 +30,7 @@ mod give_up_time;
 mod news;
 mod pool;
 mod render_check;
+mod server_features;
 mod timeouts;
 
 use std::{
@@ -39,6 +41,7 @@ use std::{
 use tracing::{debug, info, warn};
 
 pub(crate) use pool::EndpointPool;
+pub(crate) use server_features::{Feature, FeatureUse, ServerFeatures};
 
 use super::EnginePolicy;
 use crate::{
@@ -86,6 +89,7 @@ pub(crate) struct EndpointState {
     batch_sizer: BatchSizer,
     latency: LatencyModel,
     render_check: RenderCheck,
+    features: ServerFeatures,
     /// Whether the server has not refused the JSON schema of answers.
     takes_schema: bool,
     /// Load polls in a row without a reply.
@@ -173,6 +177,7 @@ impl EndpointState {
         );
         Self {
             label: url.to_string().into(),
+            features: ServerFeatures::new(url.clone()),
             url,
             timeline_slot: timeline_row,
             permits_taken: 0,
@@ -260,7 +265,7 @@ impl EndpointState {
 
     /// Returns the prompts per request, at most.
     pub(crate) fn max_batch_size(&self) -> usize {
-        if self.availability.on_probation() {
+        if self.availability.on_probation() || !self.features.takes_lists() {
             1
         } else {
             self.batch_sizer.max_batch_size(self.window_size()).min(self.batch_limit)
@@ -298,6 +303,15 @@ impl EndpointState {
     /// Returns whether conversations may be rendered here for this endpoint.
     pub(crate) fn renders_locally(&self) -> bool {
         self.render_check == RenderCheck::Passed
+    }
+
+    /// Returns what the server takes of the things that only some servers take.
+    pub(crate) fn features(&self) -> &ServerFeatures {
+        &self.features
+    }
+
+    pub(crate) fn features_mut(&mut self) -> &mut ServerFeatures {
+        &mut self.features
     }
 
     /// Returns whether the server has not refused the JSON schema of answers.
@@ -407,6 +421,7 @@ impl EndpointState {
                 self.availability.count_refusal(*status);
             }
             RequestFault::Prompt { .. }
+            | RequestFault::UnusableList { .. }
             | RequestFault::Request { .. }
             | RequestFault::TooManyTokens { .. } => self.record_success(),
             RequestFault::Busy { status, message, retry_after } => {
@@ -438,7 +453,7 @@ impl EndpointState {
                     return true;
                 }
             }
-            RequestFault::EndpointDown { message } => {
+            RequestFault::Denied { message, .. } | RequestFault::EndpointDown { message } => {
                 if self.availability.mark_unreachable(now) {
                     let reason = message.clone();
                     self.news.push(EndpointNews { kind: NewsKind::Unreachable, reason });

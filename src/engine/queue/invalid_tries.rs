@@ -1,7 +1,8 @@
-//! What is remembered of a prompt's answers that were not valid, until it has an outcome: pure.
+//! What is remembered of a prompt's answers that were not valid or lacked sequences, until it has an outcome: pure.
 //!
 //! Owns the counts, the sequences that were valid all the same, and the messages that ask the model again. What follows
-//! from an invalid answer is decided in `scheduler::invalid_answer`.
+//! from an invalid answer is decided in `scheduler::invalid_answer`, what from a missing sequence in
+//! `scheduler::sequences`.
 
 use crate::domain::{AnswerChoice, InvalidAnswers, PromptAnswer};
 
@@ -12,6 +13,8 @@ pub(crate) struct InvalidTries {
     /// Valid sequences, of a prompt with several: they are kept, and only the others are asked for again.
     valid_choices: Vec<AnswerChoice>,
     valid_tokens: u64,
+    /// Whether the prompt's sequences are asked for one by one.
+    is_collecting: bool,
     follow_up: Option<FollowUp>,
 }
 
@@ -51,7 +54,19 @@ impl InvalidTries {
         self.answers.last = Some(PromptAnswer { choices, body, ..answer });
     }
 
-    /// Returns the number of answers so far.
+    /// Keeps the sequences of an answer that has fewer than were asked for.
+    pub(crate) fn record_sequences(&mut self, answer: PromptAnswer) {
+        self.valid_tokens += answer.usage.map_or(0, |usage| usage.completion_tokens);
+        self.valid_choices.extend(answer.choices);
+        self.is_collecting = true;
+    }
+
+    /// Returns whether the prompt's sequences are asked for one by one.
+    pub(crate) fn is_collecting(&self) -> bool {
+        self.is_collecting
+    }
+
+    /// Returns the number of answers that were not valid so far.
     pub(crate) fn count(&self) -> u32 {
         self.answers.count
     }

@@ -27,7 +27,9 @@ pub(crate) struct PromptTask {
     is_hedged: bool,
     length_class: LengthClass,
     arrival_number: u64,
-    /// Its answers that were not valid, if there were any.
+    /// The endpoint where a list failed that had the prompt in it, until the prompt has another result.
+    list_doubt: Option<usize>,
+    /// Its answers that were not valid or lacked sequences, if there were any.
     invalid_tries: Option<Box<InvalidTries>>,
 }
 
@@ -43,6 +45,7 @@ impl PromptTask {
             is_hedged: false,
             length_class,
             arrival_number,
+            list_doubt: None,
             invalid_tries: None,
         }
     }
@@ -91,6 +94,11 @@ impl PromptTask {
         self.avoid_endpoint = Some(endpoint);
     }
 
+    /// Takes the mark of [`Batch::mark_list_doubt`].
+    pub(crate) fn take_list_doubt(&mut self) -> Option<usize> {
+        self.list_doubt.take()
+    }
+
     /// Returns the answers that were not valid.
     pub(crate) fn invalid_tries(&self) -> Option<&InvalidTries> {
         self.invalid_tries.as_deref()
@@ -112,7 +120,7 @@ impl PromptTask {
     /// Returns the copy that a hedged request carries. A prompt is hedged once: one that hangs everywhere would
     /// otherwise be sent for ever.
     pub(crate) fn hedged_copy(&self) -> Self {
-        Self { is_hedged: true, ..self.clone() }
+        Self { is_hedged: true, list_doubt: None, ..self.clone() }
     }
 
     /// Returns the class of the answer's expected length.
@@ -189,6 +197,24 @@ impl Batch {
         let second = self.tasks.split_off(self.tasks.len() / 2);
         let params = Arc::clone(&self.params);
         [self, Self { params, tasks: second }]
+    }
+
+    /// Returns the same prompts, to be sent one by one.
+    pub(crate) fn into_singles(self) -> Self {
+        let params = BatchParams { allow_lists: false, ..(*self.params).clone() };
+        Self { params: params.into(), tasks: self.tasks }
+    }
+
+    /// Records that the prompts were in a list that failed at this endpoint. Prompts of an earlier one keep their mark.
+    pub(crate) fn mark_list_doubt(&mut self, endpoint: usize) {
+        for task in &mut self.tasks {
+            task.list_doubt = task.list_doubt.or(Some(endpoint));
+        }
+    }
+
+    /// Takes the marks of all prompts.
+    pub(crate) fn take_list_doubts(&mut self) -> impl Iterator<Item = usize> {
+        self.tasks.iter_mut().filter_map(PromptTask::take_list_doubt)
     }
 
     pub(crate) fn is_first_attempt(&self) -> bool {

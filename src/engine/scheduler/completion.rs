@@ -14,9 +14,10 @@ use tracing::debug;
 use super::{
     in_flight::InFlight,
     invalid_answer::{self, InvalidReasons, NextTry},
-    payload::RequestCompletion,
+    payload::{FeatureUses, RequestCompletion},
     results::ResultBuffer,
     retry_policy::{self, Disposition, FaultContext},
+    sequences,
     stall::StallDetector,
 };
 use crate::{
@@ -24,7 +25,9 @@ use crate::{
     endpoint::{BatchParams, CanaryResult, ReplyAnswers, RequestFault, ServerReply},
     engine::{
         EnginePolicy, TokenCounting,
-        endpoint_state::{AnsweredRequest, EndpointPool, FailedRequest},
+        endpoint_state::{
+            AnsweredRequest, EndpointPool, EndpointState, FailedRequest, Feature, FeatureUse,
+        },
         queue::{Batch, PromptTask, TaskQueue},
     },
     validation::InvalidText,
@@ -50,7 +53,7 @@ struct EndedRequest {
     round: u32,
     timed_out: bool,
     hit_tightened_timeout: bool,
-    carries_schema: bool,
+    uses: FeatureUses,
 }
 
 impl<'a> CompletionHandler<'a> {
@@ -106,7 +109,7 @@ impl<'a> CompletionHandler<'a> {
             round: request.round(),
             timed_out: request.timed_out(now),
             hit_tightened_timeout: request.hit_tightened_timeout(now),
-            carries_schema: request.carries_schema(),
+            uses: request.uses(),
         };
         let batch = request.into_batch();
         let endpoint = &mut self.endpoints[ended.endpoint];
@@ -149,10 +152,15 @@ impl<'a> CompletionHandler<'a> {
         };
         self.endpoints[ended.endpoint].record_reply(answered, up_count, now);
         self.stall.record_answer();
+        self.note_answered_features(ended, &batch, &answers);
         let (params, tasks) = batch.into_parts();
         let mut unanswered = Vec::new();
-        for (position, (task, answer)) in tasks.into_iter().zip(answers).enumerate() {
+        for (position, (mut task, answer)) in tasks.into_iter().zip(answers).enumerate() {
             let reasons = if invalid.is_empty() { None } else { invalid.remove(&position) };
+            if let Some(doubted) = task.take_list_doubt() {
+                let is_answered = (doubted == ended.endpoint).then_some(answer.is_some());
+                self.endpoints[doubted].features_mut().settle_list_doubt(is_answered);
+            }
             let is_answered = answer.is_some() && reasons.is_none();
             if !self.in_flight.claim_reply(ended.id, task.index(), is_answered) {
                 continue;
@@ -167,6 +175,9 @@ impl<'a> CompletionHandler<'a> {
                 answer.usage_fields = ReplyFields::default();
             }
             match reasons {
+                None if sequences::may_lack_sequences(&task, &answer, &params) => {
+                    self.on_partial_answer(task, answer, &params, ended);
+                }
                 None => self.settle_task(task, Outcome::Answered(answer), ended),
                 Some(reasons) => self.on_invalid_answer(task, answer, &reasons, &params, ended),
             }
@@ -175,10 +186,47 @@ impl<'a> CompletionHandler<'a> {
             let message = missing_reason
                 .as_deref()
                 .unwrap_or("the reply contains no complete answer for this prompt, or two");
-            let context = self.fault_context(ended);
+            let context = self.fault_context(ended, 1);
             let batch = Batch::new(params, unanswered);
             let disposition = retry_policy::retry(batch, message, Some(200), context);
             self.apply_disposition(disposition, ended, now);
+        }
+    }
+
+    /// Records what an answered request says about the server's features.
+    fn note_answered_features(
+        &mut self,
+        ended: EndedRequest,
+        batch: &Batch,
+        answers: &[Option<PromptAnswer>],
+    ) {
+        let features = self.endpoints[ended.endpoint].features_mut();
+        if batch.len() > 1 {
+            features.confirm_lists();
+        }
+        let asked = batch.params().n;
+        let lacks_some = |answer: &PromptAnswer| answer.choices.len() < asked;
+        for (feature, mut use_) in ended.uses.by_feature() {
+            if feature == Feature::Sequences && use_ == FeatureUse::Used {
+                if answers.iter().flatten().any(lacks_some) {
+                    features.give_up_sequences();
+                    use_ = FeatureUse::Unneeded;
+                }
+            }
+            features.on_answer(feature, use_);
+        }
+    }
+
+    fn on_partial_answer(
+        &mut self,
+        task: PromptTask,
+        answer: PromptAnswer,
+        params: &Arc<BatchParams>,
+        ended: EndedRequest,
+    ) {
+        match sequences::ask_for_rest(self.policy, params, task, answer) {
+            Ok(rest) => self.queue.requeue_first(rest),
+            Err((task, answer)) => self.settle_task(task, Outcome::Answered(answer), ended),
         }
     }
 
@@ -213,6 +261,12 @@ impl<'a> CompletionHandler<'a> {
         self.in_flight.drop_hedged_tasks(ended.id, &mut batch);
         let only_retries_left = self.only_retries_left();
         let endpoint = &mut self.endpoints[ended.endpoint];
+        let speaks = endpoint.ever_answered() && only_retries_left;
+        let is_list = batch.len() > 1;
+        let fault = fault.judge_denial(
+            // (what is wrong with a list shows where its prompts are sent alone)
+            is_list || endpoint.answered_since_up() || speaks || self.policy.only_exhausted_left,
+        );
         debug!(
             event = "request_failed",
             endpoint = %endpoint.url(),
@@ -230,9 +284,13 @@ impl<'a> CompletionHandler<'a> {
             only_retries_left,
             only_exhausted_left: self.policy.only_exhausted_left,
         };
-        if let Some(message) = fault.schema_refusal().filter(|_| ended.carries_schema) {
+        if let Some(message) = fault.schema_refusal().filter(|_| ended.uses.schema) {
             // Not the prompts' fault: they are sent without it.
             endpoint.refuse_schema(message);
+            self.queue.requeue_split(batch);
+            return;
+        }
+        if fault.is_refusal() && doubts_feature(endpoint, ended.uses, &batch) {
             self.queue.requeue_split(batch);
             return;
         }
@@ -244,17 +302,21 @@ impl<'a> CompletionHandler<'a> {
             RequestFault::EndpointDown { .. } => {}
             _ => self.stall.record_answer(),
         }
-        if endpoint.record_fault(&fault, failed, now) {
+        if !says_nothing_new(endpoint, &fault, &batch) && endpoint.record_fault(&fault, failed, now)
+        {
             self.queue.release_endpoint(ended.endpoint);
         }
+        // (the prompts of a list are first sent alone: the list may be what the server refuses)
         if let Some((_, message)) = fault.refusal()
+            && (!is_list || fault.is_endpoints_own())
             && self.is_asked_elsewhere(&fault, &batch, ended.endpoint)
         {
             self.ask_elsewhere(batch, message, ended.endpoint, now);
             return;
         }
+        self.judge_lists(ended.endpoint, &fault, &mut batch);
         // Read after the fault was recorded: an endpoint that it has suspended has answered nothing since.
-        let mut context = self.fault_context(ended);
+        let mut context = self.fault_context(ended, batch.len());
         context.gave_up_after = self.gave_up_after(ended, now);
         let disposition = retry_policy::resolve_fault(fault, batch, context);
         self.apply_disposition(disposition, ended, now);
@@ -295,7 +357,35 @@ impl<'a> CompletionHandler<'a> {
         (is_close && !endpoint.has_hung(self.only_retries_left(), now)).then_some(time)
     }
 
-    fn fault_context(&self, ended: EndedRequest) -> FaultContext {
+    /// Records what a failed request says about lists at the endpoint.
+    fn judge_lists(&mut self, number: usize, fault: &RequestFault, batch: &mut Batch) {
+        let is_denial = matches!(fault, RequestFault::Transient { status: Some(400..500), .. });
+        let is_refusal = is_denial || matches!(fault, RequestFault::Prompt { too_long: false, .. });
+        let is_failure = is_refusal || matches!(fault, RequestFault::Transient { .. });
+        if batch.len() > 1 {
+            let features = self.endpoints[number].features_mut();
+            if let RequestFault::UnusableList { message } = fault {
+                features.give_up_lists(message);
+            } else if is_failure && features.doubt_lists(batch.len(), is_refusal, fault.message()) {
+                // (a prompt can be in doubt for one list only)
+                self.settle_list_doubts(number, batch, false);
+                batch.mark_list_doubt(number);
+            }
+        } else if is_failure {
+            self.settle_list_doubts(number, batch, true);
+        }
+    }
+
+    /// Ends the doubts about lists that the batch's prompts were in; `has_failed` is whether the prompts have failed
+    /// alone, at this endpoint.
+    fn settle_list_doubts(&mut self, number: usize, batch: &mut Batch, has_failed: bool) {
+        for doubted in batch.take_list_doubts() {
+            let is_answered = (has_failed && doubted == number).then_some(false);
+            self.endpoints[doubted].features_mut().settle_list_doubt(is_answered);
+        }
+    }
+
+    fn fault_context(&self, ended: EndedRequest, prompts: usize) -> FaultContext {
         let endpoint = &self.endpoints[ended.endpoint];
         FaultContext {
             endpoint: ended.endpoint,
@@ -305,6 +395,8 @@ impl<'a> CompletionHandler<'a> {
             only_exhausted_left: self.policy.only_exhausted_left,
             hit_tightened_timeout: ended.hit_tightened_timeout,
             gave_up_after: None,
+            timed_out: ended.timed_out,
+            needs_singles: endpoint.features().needs_singles(prompts),
             max_tries: self.policy.max_tries,
         }
     }
@@ -320,6 +412,7 @@ impl<'a> CompletionHandler<'a> {
                 batch.into_halves().into_iter().for_each(|half| self.queue.requeue_split(half));
             }
             Disposition::SendWhole(batch) => self.queue.requeue_split(batch),
+            Disposition::SendSingly(batch) => self.queue.requeue_first(batch.into_singles()),
             Disposition::Return(batch) => {
                 self.results.count_retries(batch.len());
                 self.queue.requeue_first(batch);
@@ -348,12 +441,12 @@ impl<'a> CompletionHandler<'a> {
 
     fn settle_task(&mut self, mut task: PromptTask, mut outcome: Outcome, ended: EndedRequest) {
         let attempts = task.attempts();
-        let invalid = task.take_invalid_tries().map(|tries| {
-            Box::new(match &mut outcome {
-                Outcome::Answered(answer) => tries.complete(answer),
-                Outcome::Failed(_) => tries.into_failed(),
-            })
+        let invalid = task.take_invalid_tries().map(|tries| match &mut outcome {
+            Outcome::Answered(answer) => tries.complete(answer),
+            Outcome::Failed(_) => tries.into_failed(),
         });
+        // (an answer may only have lacked sequences)
+        let invalid = invalid.filter(|invalid| invalid.count > 0).map(Box::new);
         self.results.push_result(PromptResult {
             prompt: task.into_prompt(),
             outcome,
@@ -363,6 +456,33 @@ impl<'a> CompletionHandler<'a> {
             invalid,
         });
     }
+}
+
+/// The most sequences that are asked for one by one.
+const MAX_SINGLE_SEQUENCES: usize = 128;
+
+/// Records that a request was refused. Returns whether it is to be sent again without something that the server may not
+/// take.
+fn doubts_feature(endpoint: &mut EndpointState, uses: FeatureUses, batch: &Batch) -> bool {
+    let params = batch.params();
+    // Several sequences without randomness are refused for good reason.
+    let is_splittable = params.n <= MAX_SINGLE_SEQUENCES && !invalid_answer::is_greedy(params);
+    let features = endpoint.features_mut();
+    uses.by_feature().into_iter().any(|(feature, use_)| {
+        let may_doubt = feature != Feature::Sequences || is_splittable;
+        may_doubt && features.on_refusal(feature, use_)
+    })
+}
+
+/// Returns whether a fault says nothing about the endpoint: it comes from a prompt that has failed before, while the
+/// endpoint answers others, or from a list at a server that may take none.
+fn says_nothing_new(endpoint: &EndpointState, fault: &RequestFault, batch: &Batch) -> bool {
+    let RequestFault::Transient { status: Some(_), .. } = fault else { return false };
+    if batch.len() > 1 {
+        return !endpoint.features().has_answered_lists();
+    }
+    let has_failed_before = batch.tasks().first().is_some_and(|task| task.counted_tries() > 0);
+    has_failed_before && endpoint.answered_since_up()
 }
 
 /// Returns the tokens of an answer, estimated where they are not counted.

@@ -103,7 +103,7 @@ impl<'a> Dispatcher<'a> {
     /// Sends a batch and returns the request's id; none if its prompts went back to the queue, to be sent one by one.
     fn launch_request(&mut self, number: usize, mut batch: Batch, now: Instant) -> Option<u64> {
         let endpoint = &mut self.endpoints[number];
-        let BuiltPayload { payload, carries_schema, unrenderable } =
+        let BuiltPayload { payload, uses, unrenderable } =
             build_payload(self.policy, endpoint, &mut batch);
         if let Some(unrenderable) = unrenderable {
             self.queue.requeue_first(unrenderable);
@@ -121,7 +121,7 @@ impl<'a> Dispatcher<'a> {
             endpoint: number,
             batch,
             payload,
-            carries_schema,
+            uses,
             url: endpoint.url(),
             timeout,
             is_timeout_tightened: tightened.is_some(),

@@ -14,7 +14,7 @@ use futures_util::{FutureExt, StreamExt, future::AbortHandle, stream::FuturesUno
 use super::{
     hedging::{HedgeTracker, ReplyClaim},
     payload::{
-        RequestCompletion, RequestFuture, RequestPayload, RequestTarget, poll_load,
+        FeatureUses, RequestCompletion, RequestFuture, RequestPayload, RequestTarget, poll_load,
         probe_readiness, request_future,
     },
 };
@@ -47,7 +47,7 @@ pub(crate) struct InFlightRequest {
     timeout: Duration,
     is_timeout_tightened: bool,
     is_canary: bool,
-    carries_schema: bool,
+    uses: FeatureUses,
     abort_handle: AbortHandle,
 }
 
@@ -56,8 +56,7 @@ pub(crate) struct OutgoingRequest<'a> {
     pub(crate) endpoint: usize,
     pub(crate) batch: Batch,
     pub(crate) payload: RequestPayload,
-    /// Whether the server is asked to keep to the JSON schema of answers.
-    pub(crate) carries_schema: bool,
+    pub(crate) uses: FeatureUses,
     pub(crate) url: &'a Url,
     pub(crate) timeout: Duration,
     /// Whether the time limit is tighter than the configured one.
@@ -93,9 +92,9 @@ impl InFlightRequest {
         self.is_canary
     }
 
-    /// Returns whether the server is asked to keep to the JSON schema of answers.
-    pub(crate) fn carries_schema(&self) -> bool {
-        self.carries_schema
+    /// Returns the use that the request makes of things that only some servers take.
+    pub(crate) fn uses(&self) -> FeatureUses {
+        self.uses
     }
 
     /// Returns whether the request ran into its time limit.
@@ -180,7 +179,7 @@ impl InFlight {
             timeout,
             is_timeout_tightened: request.is_timeout_tightened,
             is_canary,
-            carries_schema: request.carries_schema,
+            uses: request.uses,
             abort_handle,
         };
         self.requests.insert(id, in_flight);

@@ -153,7 +153,7 @@ fn add_room(params: &mut BatchParams, policy: &EnginePolicy, task: &PromptTask) 
     doubled.is_some()
 }
 
-fn is_greedy(params: &BatchParams) -> bool {
+pub(crate) fn is_greedy(params: &BatchParams) -> bool {
     let temperature = params.params.get("temperature").and_then(|it| it.parse::<f64>().ok());
     temperature == Some(0.0)
 }

@@ -17,7 +17,7 @@
 //! | `stall` | the time since the last progress |
 //!
 //! Rules without state are in `tail_policy` (hedging, speculation in the tail), `retry_policy` (faults and retries),
-//! `invalid_answer` (answers that are not valid) and `payload` (a batch as a request).
+//! `invalid_answer` (answers that are not valid), `sequences` (answers with fewer than `n`) and `payload` (a batch as a request).
 
 mod backlog;
 mod command;
@@ -31,6 +31,7 @@ mod observer;
 mod payload;
 mod results;
 mod retry_policy;
+mod sequences;
 mod stall;
 mod supply;
 mod tail_policy;

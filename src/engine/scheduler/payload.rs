@@ -17,7 +17,7 @@ use crate::{
     },
     engine::{
         EnginePolicy,
-        endpoint_state::EndpointState,
+        endpoint_state::{EndpointState, Feature, FeatureUse, ServerFeatures},
         policy::TEMPLATE_KWARGS,
         queue::{Batch, PromptTask},
     },
@@ -58,12 +58,28 @@ pub(crate) enum RequestPayload {
     },
 }
 
+/// The use that a request makes of things that only some servers take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FeatureUses {
+    /// Whether the server is asked to keep to the JSON schema of answers.
+    pub(crate) schema: bool,
+    pub(crate) sequences: FeatureUse,
+    /// Token ids that this program requests for itself.
+    pub(crate) token_ids: FeatureUse,
+}
+
+impl FeatureUses {
+    /// Returns the uses by feature.
+    pub(crate) fn by_feature(self) -> [(Feature, FeatureUse); 2] {
+        [(Feature::TokenIds, self.token_ids), (Feature::Sequences, self.sequences)]
+    }
+}
+
 /// The payload for a batch.
 pub(crate) struct BuiltPayload {
     /// None if no prompt of the batch can be sent this way.
     pub(crate) payload: Option<RequestPayload>,
-    /// Whether the server is asked to keep to the JSON schema of answers.
-    pub(crate) carries_schema: bool,
+    pub(crate) uses: FeatureUses,
     /// Conversations that cannot be rendered here: they are to be sent one by one.
     pub(crate) unrenderable: Option<Batch>,
 }
@@ -76,12 +92,21 @@ pub(crate) fn build_payload(
 ) -> BuiltPayload {
     let params = batch.params().clone();
     let params = policy.with_schema(&params, endpoint.takes_schema());
-    let carries_schema = matches!(params, Cow::Owned(_));
+    let schema = matches!(params, Cow::Owned(_));
+    let (params, uses) = leave_out(params, endpoint.features());
+    let mut uses = FeatureUses { schema, ..uses };
     let may_render = batch.params().route == Route::Chat && batch.params().allow_lists;
     if may_render && batch.len() > 1 {
-        return BuiltPayload { carries_schema, ..render_batch(policy, &params, batch) };
+        return BuiltPayload { uses, ..render_batch(policy, &params, batch) };
     }
-    let canary = may_render && endpoint.try_take_canary();
+    let takes_token_ids = endpoint.features().takes(Feature::TokenIds);
+    let canary = may_render && takes_token_ids && endpoint.try_take_canary();
+    if canary {
+        // Both of its requests ask for the ids.
+        uses.token_ids = FeatureUse::Used;
+    } else if may_render && !takes_token_ids {
+        uses.token_ids = FeatureUse::LeftOut;
+    }
     let payload = if canary {
         let kwargs = batch.params().params.get(TEMPLATE_KWARGS);
         let text = render_conversation(policy, batch.tasks()[0].prompt(), kwargs);
@@ -95,7 +120,34 @@ pub(crate) fn build_payload(
     };
     let payload =
         payload.unwrap_or_else(|| RequestPayload::Request(build_request(policy, &params, batch)));
-    BuiltPayload { payload: Some(payload), carries_schema, unrenderable: None }
+    BuiltPayload { payload: Some(payload), uses, unrenderable: None }
+}
+
+/// Removes the parameters that the server does not take, or may not take. Borrowed parameters stay borrowed for a server
+/// that takes everything.
+fn leave_out<'p>(
+    mut params: Cow<'p, BatchParams>,
+    features: &ServerFeatures,
+) -> (Cow<'p, BatchParams>, FeatureUses) {
+    let use_of = |is_needed: bool, feature| match (is_needed, features.takes(feature)) {
+        (false, _) => FeatureUse::Unneeded,
+        (true, true) => FeatureUse::Used,
+        (true, false) => FeatureUse::LeftOut,
+    };
+    let uses = FeatureUses {
+        schema: false,
+        sequences: use_of(params.n > 1, Feature::Sequences),
+        token_ids: use_of(!params.keep_token_ids, Feature::TokenIds),
+    };
+    if uses.sequences == FeatureUse::LeftOut {
+        let params = params.to_mut();
+        params.n = 1;
+        params.params.remove("n");
+    }
+    if uses.token_ids == FeatureUse::LeftOut {
+        params.to_mut().params.remove("return_token_ids");
+    }
+    (params, uses)
 }
 
 /// Renders conversations to the texts of one request.
@@ -121,7 +173,7 @@ fn render_batch(policy: &EnginePolicy, sent: &BatchParams, batch: &mut Batch) ->
         let single = BatchParams { allow_lists: false, ..(*params).clone() };
         Batch::new(single.into(), unrenderable)
     });
-    BuiltPayload { payload, carries_schema: false, unrenderable }
+    BuiltPayload { payload, uses: FeatureUses::default(), unrenderable }
 }
 
 fn render_conversation(

@@ -38,6 +38,9 @@ pub(crate) struct FaultContext {
     pub(crate) hit_tightened_timeout: bool,
     /// The time after which a proxy has given up the request, if that is why it failed: the prompts take too long.
     pub(crate) gave_up_after: Option<Duration>,
+    pub(crate) timed_out: bool,
+    /// Whether the prompts of a failed list are to be sent one by one.
+    pub(crate) needs_singles: bool,
     pub(crate) max_tries: u32,
 }
 
@@ -46,6 +49,8 @@ pub(crate) struct FaultContext {
 pub(crate) enum Disposition {
     /// Send the halves, each whole and before everything else.
     Split(Batch),
+    /// Send each prompt alone, before others of their kind: the failure may be that of the list.
+    SendSingly(Batch),
     /// Send the batch whole, before everything else.
     SendWhole(Batch),
     /// Send the prompts again, before others of their kind: the failure was not theirs.
@@ -81,6 +86,12 @@ pub(crate) fn resolve_fault(
     context: FaultContext,
 ) -> Disposition {
     match fault {
+        RequestFault::UnusableList { .. } => Disposition::SendSingly(batch),
+        RequestFault::Prompt { too_long: false, .. }
+            if batch.len() > 1 && context.needs_singles =>
+        {
+            Disposition::SendSingly(batch)
+        }
         RequestFault::Prompt { .. } | RequestFault::ListTooLong if batch.len() > 1 => {
             Disposition::Split(batch)
         }
@@ -105,8 +116,23 @@ pub(crate) fn resolve_fault(
             let delay = asked.max(refusal_backoff(batch.max_attempts().unwrap_or(1)));
             Disposition::Delay { batch: batch.avoiding(context.endpoint), delay }
         }
+        RequestFault::Transient { .. } if batch.len() > 1 => retry_list(batch, context),
         RequestFault::Transient { message, status } => retry(batch, &message, status, context),
-        RequestFault::EndpointDown { .. } => Disposition::Return(batch),
+        RequestFault::Denied { .. } | RequestFault::EndpointDown { .. } => {
+            Disposition::Return(batch)
+        }
+    }
+}
+
+/// Decides about a list that failed as a whole, which counts against none of its prompts: one of them may be what the
+/// server fails on, or the list itself.
+fn retry_list(batch: Batch, context: FaultContext) -> Disposition {
+    let batch = batch.avoiding(context.endpoint);
+    // Halves that take too long as well would take their time one after the other.
+    if context.needs_singles || context.timed_out || context.gave_up_after.is_some() {
+        Disposition::SendSingly(batch)
+    } else {
+        Disposition::Split(batch)
     }
 }
 

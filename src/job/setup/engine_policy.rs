@@ -9,7 +9,7 @@ use super::{chat_template::compile_renderer, run_plan::ModelSelection};
 use crate::{
     domain::JobModels,
     engine::{EnginePolicy, SizeMode, TokenCounting},
-    settings::{AutoOrCount, Settings, UsageMode},
+    settings::{AutoOrCount, Settings, ThinkTagPolicy, UsageMode},
     validation::AnswerCheck,
 };
 
@@ -58,6 +58,7 @@ pub(crate) fn engine_policy(
             UsageMode::Exact => TokenCounting::Exact,
         },
         keep_bodies,
+        split_thinking: settings.think_tags == ThinkTagPolicy::Auto,
         fail_fast_threshold: FAIL_FAST_SAMPLE.div_ceil(working_ranks).max(MIN_FAIL_FAST_SAMPLE),
         answer_check: answer_check.map_err(|error| error.to_string())?.map(Arc::new),
         answer_schema: settings.schema.clone(),

@@ -21,6 +21,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod grammar;
 pub mod metrics;
+pub mod oddity;
 pub mod pace;
 pub mod profile;
 pub mod routes;
@@ -37,6 +38,7 @@ pub use answer::{Answer, AnswerPolicy, Finish, Lengths, Params, Structure, answe
 pub use cost::CostModel;
 pub use endpoint::{Endpoint, Phase};
 pub use grammar::Constraint;
+pub use oddity::Oddity;
 pub use profile::{Death, Flavor, OnTerm, Profile};
 pub use script::{Fault, Rule, Script};
 pub use seen::Seen;

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use vllm_sim::{
-    AnswerPolicy, CostModel, Death, Flavor, Fleet, Lengths, OnTerm, Profile, Rule, Script,
+    AnswerPolicy, CostModel, Death, Flavor, Fleet, Lengths, Oddity, OnTerm, Profile, Rule, Script,
     Structure,
 };
 
@@ -22,6 +22,9 @@ const EXAMPLES: &str = "Examples:
 Faults: status=N, cut-body, hang, eof, stream-error, slow-first-byte=MS, gateway-timeout=MS,
 reverse-choices, missing-choice, doubled-index, abort, error-under-200, engine-death, stall; conditions after a comma:
 p=SHARE, from=REQUEST, count=TIMES, after=SECONDS, containing=TEXT.
+Oddities: list-joined, list-refused=STATUS (0 cuts), index-zero, index-missing, index-null, one-sequence,
+sequences-refused, usage-of-first, other-model=NAME, thinking, thinking=closed, denied=STATUS:TEXT,
+garbled=TEXT, field-refused=NAME.
 Endpoints are counted from 0. Each ready endpoint is one line on stdout: ready URL
 With --tell-seen each endpoint, dead ones too, is another one at the end: seen URL JSON";
 
@@ -141,6 +144,9 @@ struct Flags {
     /// A text in a conversation that is answered with a refusal.
     #[arg(long, value_name = "TEXT")]
     refuse: Option<String>,
+    /// Something that other servers do and vLLM does not; may be given several times.
+    #[arg(long, value_name = "ODDITY", value_parser = Oddity::parse)]
+    oddity: Vec<Oddity>,
     /// A fault with its conditions; may be given several times.
     #[arg(long, value_name = "FAULT", value_parser = Rule::parse)]
     fault: Vec<Rule>,
@@ -251,6 +257,7 @@ impl Flags {
             poison: self.poison.clone(),
             calls_tools: self.tools,
             refuse: self.refuse.clone(),
+            oddities: self.oddity.clone(),
             // Each endpoint draws for itself: they do not all fail at their tenth request.
             script: Script {
                 seed: self.fault_seed.wrapping_add(at as u64),

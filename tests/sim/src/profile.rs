@@ -5,6 +5,7 @@
 
 use crate::answer::AnswerPolicy;
 use crate::cost::CostModel;
+use crate::oddity::Oddity;
 use crate::script::Script;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -89,6 +90,8 @@ pub struct Profile {
     pub calls_tools: bool,
     /// A text that the model answers with a refusal, in any message of a conversation.
     pub refuse: Option<String>,
+    /// What it does otherwise than vLLM.
+    pub oddities: Vec<Oddity>,
     /// The faults it starts with.
     pub script: Script,
     /// The port, or 0 for a free one.
@@ -118,6 +121,7 @@ impl Default for Profile {
             poison: None,
             calls_tools: false,
             refuse: None,
+            oddities: Vec::new(),
             script: Script::default(),
             port: 0,
         }

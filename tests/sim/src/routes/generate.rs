@@ -8,6 +8,7 @@ use crate::answer::{Answer, Params, answer as say, prompt_hash};
 use crate::body::{Reply, StreamFault, Streaming};
 use crate::cache::PrefixCache;
 use crate::endpoint::{Endpoint, Phase, now};
+use crate::oddity::{Bent, bend_reply, bend_request};
 use crate::pace::{Listener, Order, Outcome, Progress, Ticking};
 use crate::script::Fault;
 use crate::seen::Tally;
@@ -50,17 +51,22 @@ pub async fn answer(
     if let Some(response) = before_work(endpoint, fault.as_ref()).await? {
         return Ok(response);
     }
-    match plan(shape, &endpoint.profile, &body) {
+    let bent = match bend_request(&endpoint.profile.oddities, shape, &body) {
+        Bent::On(bent) => bent,
+        Bent::Refused(refusal) => return Ok(refused(&refusal)),
+        Bent::Cut => return Err(Vanish),
+    };
+    match plan(shape, &endpoint.profile, bent.as_deref().unwrap_or(&body)) {
         Ok(work) => {
-            drop(body);
             let id = answer_id(endpoint, &work, &parts.headers);
+            let asked = if bent.is_some() { body } else { Bytes::new() };
             if let Some(Fault::GatewayTimeout(limit)) = fault {
-                let answer = generate(endpoint, work, &id, None);
+                let answer = generate(endpoint, work, &id, None, &asked);
                 let answer = tokio::time::timeout(Duration::from_millis(limit), answer).await;
                 let refusal = Refusal::new(504, "GatewayTimeout", "Gateway Time-out", None);
                 return answer.unwrap_or_else(|_| Ok(refused(&refusal)));
             }
-            generate(endpoint, work, &id, fault).await
+            generate(endpoint, work, &id, fault, &asked).await
         }
         Err(refusal) => Ok(refused(&refusal)),
     }
@@ -142,6 +148,7 @@ async fn generate(
     work: Work,
     id: &str,
     fault: Option<Fault>,
+    asked: &[u8],
 ) -> Answered {
     let answers = answers_to(endpoint, &work);
     let streams = work.stream.is_some() && work.shape != Shape::ChatBatch;
@@ -165,8 +172,8 @@ async fn generate(
     if let Some(Fault::SlowFirstByte(late)) = fault {
         sleep(Duration::from_millis(late)).await;
     }
-    let bytes =
-        Bytes::from(answers::write(&work, &answers, &letterhead(endpoint, id), fault.as_ref()));
+    let written = answers::write(&work, &answers, &letterhead(endpoint, id), fault.as_ref());
+    let bytes = Bytes::from(bend_reply(&endpoint.profile.oddities, asked, written));
     if fault == Some(Fault::CutBody) {
         return Ok(typed(200, "application/json", Reply::cut(&bytes)));
     }

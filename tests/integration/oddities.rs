@@ -36,8 +36,8 @@ fn lists_that_a_server_does_not_answer_are_asked_one_by_one() {
         for (answer, prompt) in work.answers("answers.jsonl").iter().zip(&prompts) {
             assert_eq!(answer["response"], by_completions(prompt, 12), "{oddity:?}");
         }
-        // Besides the single requests, the lists of two windows at most.
-        assert!(work.requests() <= 450, "{oddity:?}: {} requests", work.requests());
+        // Besides the single requests, the lists of a few windows; a list whose connection is cut may be sent twice.
+        assert!(work.requests() <= 500, "{oddity:?}: {} requests", work.requests());
     }
 }
 

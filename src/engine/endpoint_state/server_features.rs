@@ -98,6 +98,9 @@ impl FeatureSupport {
 #[derive(Debug, Default)]
 struct ListSupport {
     state: SupportState,
+    /// Whether a list failed that is short enough to be sent one by one. Before, a single prompt may be at fault, whose
+    /// list is still being halved, and other lists go on.
+    is_narrowed: bool,
     /// Prompts of failed lists that have no outcome yet since they were sent one by one.
     pending: usize,
     /// Whether one of them was answered, and whether one failed again: then the list failed because of that prompt.
@@ -121,7 +124,11 @@ const MAX_DOUBT_ANSWERS: usize = 512;
 
 impl ListSupport {
     fn is_taken(&self) -> bool {
-        matches!(self.state, SupportState::Untried | SupportState::Proven)
+        match self.state {
+            SupportState::Untried | SupportState::Proven => true,
+            SupportState::Doubted => !self.is_narrowed,
+            SupportState::GivenUp => false,
+        }
     }
 
     fn confirm(&mut self) {
@@ -141,6 +148,7 @@ impl ListSupport {
             self.reason = reason.to_owned();
         }
         self.pending += prompts;
+        self.is_narrowed |= prompts <= MAX_DOUBTED_SINGLES;
         self.weight = self.weight.max(if is_refusal { LIST_STRIKES } else { 1 });
         true
     }

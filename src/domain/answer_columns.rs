@@ -113,7 +113,7 @@ impl<'a> ParsedAnswer<'a> {
     /// Returns the name of a member that every answer has and this line lacks.
     pub(crate) fn missing_member(&self) -> Option<&'static str> {
         let lacks = |name: &&str| self.members(LineSection::Answer).value(name).is_none();
-        ["id", "index", "success"].into_iter().find(|name| lacks(&name))
+        ["id", "index", "success"].into_iter().find(|name| lacks(name))
     }
 
     /// Returns the raw value of a member, unless it is null. `position` is where in its object it is likely to be.

@@ -358,7 +358,7 @@ mod tests {
         let (first, second) = (Some("A".to_owned()), Some("B".to_owned()));
         assert_eq!(
             texts(r#"{"choices":[{"index":1,"text":"B"},{"index":0,"text":"A"}]}"#),
-            [first, second.clone()]
+            [first, second]
         );
         fault_of(r#"{"choices":[{"index":0,"#, &[3]);
     }

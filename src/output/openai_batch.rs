@@ -19,6 +19,8 @@ pub(crate) struct RunIdentity {
     pub began: u64,
 }
 
+/// What stood around thinking that was moved out of a text: three strings.
+const THINKING_MARKS: &str = "thinking_marks";
 /// Fields of a chat choice's message.
 const MESSAGE_FIELDS: [&str; 9] = [
     "annotations",
@@ -176,7 +178,8 @@ fn rebuilt_choice(index: usize, sequence: &JsonMembers<'_>, is_chat: bool) -> St
     let field = |name| sequence.get(name).unwrap_or("null");
     // Of a prompt without a valid answer the line has the raw text.
     let text = Some(field("response")).filter(|text| *text != "null");
-    let text = text.unwrap_or(field("raw_response"));
+    let with_thinking = text_with_thinking(sequence);
+    let text = with_thinking.as_deref().or(text).unwrap_or(field("raw_response"));
     let is_message_field = |name| is_chat && MESSAGE_FIELDS.contains(&name);
     let others = || {
         let is_other = |name| !LINE_NAMES.contains(&name) && !is_reply_field(name, is_chat);
@@ -196,7 +199,7 @@ fn rebuilt_choice(index: usize, sequence: &JsonMembers<'_>, is_chat: bool) -> St
         for (name, json) in others().filter(|(name, _)| is_message_field(*name)) {
             message.add(name, json);
         }
-        if let Some(reasoning) = sequence.get("reasoning") {
+        if let Some(reasoning) = sequence.get("reasoning").filter(|_| with_thinking.is_none()) {
             message.add("reasoning", reasoning);
         }
         choice.add("message", &message.finish());
@@ -205,13 +208,22 @@ fn rebuilt_choice(index: usize, sequence: &JsonMembers<'_>, is_chat: bool) -> St
     }
     choice.add("logprobs", field("logprobs"));
     choice.add("finish_reason", field("finish_reason"));
-    let written = ["content", "logprobs"];
+    let written = ["content", "logprobs", THINKING_MARKS];
     for (name, json) in others().filter(|(name, _)| !is_message_field(*name)) {
         if !written.contains(&name) {
             choice.add(original_name(name), json);
         }
     }
     choice.finish()
+}
+
+/// Returns the text as the server sent it, as JSON, if the thinking in it has been moved to `reasoning`.
+fn text_with_thinking(sequence: &JsonMembers<'_>) -> Option<String> {
+    let marks: [String; 3] = serde_json::from_str(sequence.get(THINKING_MARKS)?).ok()?;
+    let text = |name| serde_json::from_str::<String>(sequence.get(name)?).ok();
+    let [before, between, after] = &marks;
+    let (thinking, answer) = (text("reasoning")?, text("response")?);
+    Some(encode_string(&format!("{before}{thinking}{between}{answer}{after}")))
 }
 
 /// Returns the token counts in the server's shape; `null` if there are none.

@@ -130,9 +130,12 @@ fn tables_lists_and_folders_of_data_sets_run_as_they_are() {
     assert!(plan.contains("3 prompts in 2 files"), "{plan}");
 
     let (answers, plan) =
-        run_data_set(&work, "partitioned", &["--template", "{{word}} ({{lang}})"]);
-    assert_eq!(answers, by_chats(&["eau ()", "Wasser (de)", "water (en)"]));
+        run_data_set(&work, "partitioned", &["--template", "{{word}}", "--keep-row"]);
+    assert_eq!(answers, by_chats(&["eau", "Wasser", "water"]));
     assert!(plan.contains("3 prompts in 3 files"), "{plan}");
+    let rows = work.answers("partitioned.answers.jsonl");
+    let languages: Vec<&Value> = rows.iter().map(|answer| &answer["row"]["lang"]).collect();
+    assert_eq!(languages, [&Value::Null, &json!("de"), &json!("en")]);
 }
 
 #[test]

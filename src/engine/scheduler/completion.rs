@@ -207,11 +207,12 @@ impl<'a> CompletionHandler<'a> {
         let asked = batch.params().n;
         let lacks_some = |answer: &PromptAnswer| answer.choices.len() < asked;
         for (feature, mut use_) in ended.uses.by_feature() {
-            if feature == Feature::Sequences && use_ == FeatureUse::Used {
-                if answers.iter().flatten().any(lacks_some) {
-                    features.give_up_sequences();
-                    use_ = FeatureUse::Unneeded;
-                }
+            if feature == Feature::Sequences
+                && use_ == FeatureUse::Used
+                && answers.iter().flatten().any(lacks_some)
+            {
+                features.give_up_sequences();
+                use_ = FeatureUse::Unneeded;
             }
             features.on_answer(feature, use_);
         }
@@ -226,7 +227,10 @@ impl<'a> CompletionHandler<'a> {
     ) {
         match sequences::ask_for_rest(self.policy, params, task, answer) {
             Ok(rest) => self.queue.requeue_first(rest),
-            Err((task, answer)) => self.settle_task(task, Outcome::Answered(answer), ended),
+            Err(partial) => {
+                let (task, answer) = *partial;
+                self.settle_task(task, Outcome::Answered(answer), ended);
+            }
         }
     }
 

@@ -31,12 +31,12 @@ pub(crate) fn ask_for_rest(
     params: &Arc<BatchParams>,
     mut task: PromptTask,
     answer: PromptAnswer,
-) -> Result<Batch, (PromptTask, PromptAnswer)> {
+) -> Result<Batch, Box<(PromptTask, PromptAnswer)>> {
     let wanted = policy.batch_params(task.prompt(), None).n;
     let kept = task.invalid_tries().map_or(0, |tries| tries.valid_count());
     let made = answer.choices.len();
     if kept + made >= wanted {
-        return Err((task, answer));
+        return Err(Box::new((task, answer)));
     }
     task.invalid_tries_mut().record_sequences(answer);
     let mut next = (**params).clone();

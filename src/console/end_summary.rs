@@ -433,7 +433,7 @@ mod tests {
         let counts = PromptCounts::new(500, 500, 0);
         let waited = EndSummary { seconds: 90.0, waited: 80.0, ..end_summary(&counts, &tally) };
         let text = waited.to_string();
-        assert!(text.contains("50 prompts/s") && text.contains("for servers"), "{text}");
+        assert!(text.contains("50.0 prompts/s") && text.contains("for servers"), "{text}");
         assert!(!end_summary(&counts, &tally).to_string().contains("for servers"), "a moment");
     }
 

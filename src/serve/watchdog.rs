@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(hangs_at(|_| ServerActivity::Unjudged), None, "it is idle");
         let pauses = |minute| if minute % 9 == 8 { ServerActivity::Unjudged } else { busy(1) };
         assert_eq!(hangs_at(pauses), None, "each burst is judged alone");
-        assert_eq!(hangs_at(|_| ServerActivity::Silent), Some(11), "since the first look");
+        assert_eq!(hangs_at(|_| ServerActivity::Silent), Some(10), "since the first look");
     }
 
     #[test]

@@ -76,11 +76,11 @@ def server_flags(options):
 class Child:
     """A process in its own process group with its output in a file."""
 
-    def __init__(self, command, log, environment=None):
+    def __init__(self, command, log):
         self.log = log
         self.out = open(log, "w")
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self.out, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+            command, stdin=subprocess.DEVNULL, stdout=self.out, stderr=subprocess.STDOUT, start_new_session=True
         )
 
     def alive(self):
@@ -304,10 +304,10 @@ def main():
     arguments = parse_arguments()
     began = time.monotonic()
     os.environ |= {"no_proxy": "*", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    figures = {"device": device_name(), "engine": {}, "clients": [], "options": engine_options(arguments)}
+    options = engine_options(arguments)
+    figures = {"device": device_name(), "engine": {}, "clients": [], "options": options}
     if arguments.engine:
         figures["engine"] = json.loads(arguments.engine.read_text())["engine"]
-    options = engine_options(arguments)
     run_alone = not (arguments.engine or arguments.server)
     children = []
     try:

@@ -43,7 +43,9 @@ pub(crate) use peer_speed::{PeerSpeed, SLOW_FACTOR};
 pub(crate) use prefix_keys::PrefixKeys;
 pub(crate) use printable::{clean_for_terminal, clean_line, is_terminal_control};
 pub(crate) use prompt::{MAX_SEQUENCES, Prompt, PromptId, PromptInput, RequestParams, Route};
-pub(crate) use reply_fields::{LINE_NAMES, RENAMED_PREFIX, ReplyFields, to_stored_json};
+pub(crate) use reply_fields::{
+    LINE_NAMES, RENAMED_PREFIX, ReplyFields, THINKING_MARKS, to_stored_json,
+};
 pub(crate) use row_hash::RowHash;
 pub(crate) use server_info::{
     EndpointStatus, ProbeResult, ProbeTarget, ReadinessCounts, ServedModel, ServerInfo,

@@ -45,6 +45,10 @@ pub(crate) const LINE_NAMES: [&str; 18] = [
     "usage",
 ];
 
+/// Name of the field with the three strings that stood around thinking which was moved out of a text: before it, between
+/// it and the answer, and after the answer.
+pub(crate) const THINKING_MARKS: &str = "thinking_marks";
+
 /// Prefix of a server's field whose name an answer line uses itself.
 pub(crate) const RENAMED_PREFIX: &str = "reply_";
 

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::thinking::split_thinking;
 use crate::domain::{
-    AnswerChoice, ReplyFields,
+    AnswerChoice, ReplyFields, THINKING_MARKS,
     raw_json::{JsonMembers, encode_string},
 };
 
@@ -222,7 +222,7 @@ fn take_thinking(choice: &mut AnswerChoice) {
     let was_cut = choice.finish_reason.as_deref() == Some("length");
     let Some(split) = split_thinking(&choice.text, was_cut) else { return };
     if let Ok(marks) = serde_json::value::to_raw_value(&split.marks) {
-        choice.fields.push("thinking_marks", &marks);
+        choice.fields.push(THINKING_MARKS, &marks);
     }
     choice.reasoning = Some(split.reasoning.to_owned());
     choice.text = split.answer.to_owned();

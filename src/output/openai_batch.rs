@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{
-    LINE_NAMES, RENAMED_PREFIX,
+    LINE_NAMES, RENAMED_PREFIX, THINKING_MARKS,
     raw_json::{JsonMembers, encode_string, list_elements},
 };
 
@@ -19,8 +19,6 @@ pub(crate) struct RunIdentity {
     pub began: u64,
 }
 
-/// What stood around thinking that was moved out of a text: three strings.
-const THINKING_MARKS: &str = "thinking_marks";
 /// Fields of a chat choice's message.
 const MESSAGE_FIELDS: [&str; 9] = [
     "annotations",

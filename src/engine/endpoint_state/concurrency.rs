@@ -90,6 +90,8 @@ struct WindowLoad {
     is_full: bool,
     /// Whether the server's KV cache has room for more, as far as is known.
     may_grow: bool,
+    /// Whether it has room for twice as many.
+    may_double: bool,
 }
 
 #[derive(Debug)]
@@ -284,18 +286,18 @@ impl MetricsController {
                 Some(usage) => usage <= MAX_USAGE_FOR_GROWTH,
                 None => self.growth_paused_until.is_none_or(|until| now >= until),
             },
+            may_double: cache_usage.is_none_or(|usage| usage <= MAX_USAGE_FOR_DOUBLING),
         };
         self.recent_waiting.rotate_left(1);
         self.recent_waiting[2] = waiting;
-        let has_room_for_twice = cache_usage.is_none_or(|usage| usage <= MAX_USAGE_FOR_DOUBLING);
         let can_double =
-            load.is_full && waiting < load.target_waiting && load.may_grow && has_room_for_twice;
+            load.is_full && waiting < load.target_waiting && load.may_grow && load.may_double;
         if batch_size > 1 && size < 4 * batch_size && can_double {
             size * 2 // four batches have to fit: one ends while the others run
         } else if self.is_steady {
             self.steady_size(load)
         } else {
-            self.climb_size(load, has_room_for_twice, now)
+            self.climb_size(load, now)
         }
     }
 
@@ -342,13 +344,13 @@ impl MetricsController {
     }
 
     /// Doubles the window while more sequences run each time.
-    fn climb_size(&mut self, load: WindowLoad, has_room_for_twice: bool, now: Instant) -> usize {
+    fn climb_size(&mut self, load: WindowLoad, now: Instant) -> usize {
         let WindowLoad { size, running, waiting, is_full, .. } = load;
         // Waiting sequences are being prefilled, or have no slot: the latter only if no more of them run after a while.
         if is_full
             && waiting < load.target_waiting / 2.0
             && load.may_grow
-            && has_room_for_twice
+            && load.may_double
             && running > self.running_at_doubling * MIN_GAIN
         {
             (self.running_at_doubling, self.no_gain_since) = (running, None);
@@ -367,7 +369,8 @@ impl MetricsController {
         reason = "counts of sequences, from 0 to thousands"
     )]
     fn steady_size(&mut self, load: WindowLoad) -> usize {
-        let WindowLoad { size, taken, running, waiting, target_waiting, is_full, may_grow } = load;
+        let WindowLoad { size, taken, running, waiting, target_waiting, is_full, may_grow, .. } =
+            load;
         if self.decrease_target > 0 && taken > self.decrease_target {
             return size; // the last decrease has not taken effect
         }

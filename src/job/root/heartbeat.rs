@@ -111,10 +111,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn heartbeat_goes_on_while_its_owner_is_busy_and_ends_with_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let beat = Heartbeat {
+    fn first_heartbeat() -> Heartbeat {
+        Heartbeat {
             host: "n1".into(),
             pid: 1,
             job: None,
@@ -122,7 +120,13 @@ mod tests {
             began: 0,
             doing: RunActivity::ReadingInput,
             beat: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn heartbeat_goes_on_while_its_owner_is_busy_and_ends_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let beat = first_heartbeat();
         let place = folder.path().to_owned();
         let heartbeat =
             HeartbeatThread::start_with_interval(place.clone(), beat, Duration::from_millis(5));
@@ -146,15 +150,7 @@ mod tests {
     #[test]
     fn the_heartbeat_of_another_session_is_neither_replaced_nor_removed() {
         let folder = tempfile::tempdir().expect("a folder");
-        let ours = Heartbeat {
-            host: "n1".into(),
-            pid: 1,
-            job: None,
-            start: 1,
-            began: 0,
-            doing: RunActivity::ReadingInput,
-            beat: 0,
-        };
+        let ours = first_heartbeat();
         let place = folder.path().to_owned();
         let heartbeat = HeartbeatThread::start_with_interval(
             place.clone(),
